@@ -1,0 +1,54 @@
+"""The algorithm alone: torch, no host, no files, no globals."""
+
+from .engine import PhaseEngine
+from .fusion import PhaseFusion, gaussian_blur
+from .phases import (
+    PLANS,
+    Phase,
+    centre_crop,
+    climb,
+    cropped_size,
+    plan_phases,
+    plan_scales,
+    scaled_size,
+    statistics,
+    upsample,
+    with_statistics,
+)
+from .residual import SkipResidual
+from .schedule import Weights, cosine_factor, step_normalised
+from .solvers import CORRECTED, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
+from .views import BORDERS, Layout, View, WindowGrid, dilated_layout, step_generator
+
+__all__ = [
+    "BORDERS",
+    "CORRECTED",
+    "PLANS",
+    "SOLVERS",
+    "Layout",
+    "Phase",
+    "PhaseEngine",
+    "PhaseFusion",
+    "SkipResidual",
+    "View",
+    "Weights",
+    "WindowGrid",
+    "centre_crop",
+    "climb",
+    "cosine_factor",
+    "cropped_size",
+    "degenerate_step",
+    "dilated_layout",
+    "first_sigma",
+    "gaussian_blur",
+    "is_stochastic",
+    "plan_phases",
+    "plan_scales",
+    "scaled_size",
+    "statistics",
+    "step_generator",
+    "step_normalised",
+    "step_starts",
+    "upsample",
+    "with_statistics",
+]

@@ -1,0 +1,42 @@
+"""One phase, as seen from a solver: what happens before and after each evaluation of the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from .fusion import PhaseFusion
+from .residual import SkipResidual
+
+Generators = Callable[[int], Sequence[torch.Generator]]
+"""`generators(step)`: one generator for each image of the batch, to draw the windows of that step from."""
+
+
+class PhaseEngine:
+    """Puts the residual and each step's windows where they belong in a run of evaluations.
+
+    Around every evaluation of the guided denoiser the host calls `before` and `after`; inside it, `fusion` predicts.
+    starts: for each evaluation in turn, whether it begins a step (see `solvers.step_starts`).
+    """
+
+    def __init__(self, residual: SkipResidual, fusion: PhaseFusion, starts: Iterator[bool], generators: Generators):
+        self.residual = residual
+        self.fusion = fusion
+        self.starts = starts
+        self.generators = generators
+        self.step = -1
+        self.at_start = False
+
+    def before(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
+        """`x` is the sampler's own tensor, `alpha * x0 + sigma * noise`; at a step's start it is changed in place."""
+        self.at_start = next(self.starts, True)
+        if self.at_start:
+            self.step += 1
+            self.residual.pull_(x, t, alpha, sigma)
+            self.fusion.begin_step(self.generators(self.step))
+
+    def after(self, denoised: torch.Tensor) -> None:
+        """`denoised` is the guided estimate of `x0`. Kept as a copy: some solvers write into what they are given."""
+        if self.residual.stochastic:
+            self.residual.denoised = denoised.clone()

@@ -1,0 +1,123 @@
+"""From a base size to a target size: which phases, at which latent sizes, with which dilation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+PLANS = ("every", "doubling", "direct")
+NEAR = 0.1  # a whole scale closer than this below the final one would be a phase for next to nothing
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One upsample - diffuse - denoise pass (paper section 3.2).
+
+    `number` counts from 2 (phase 1 is the base image) to `last`; `scale` is relative to the base;
+    `dilation` is the whole number `s` of the dilated sampling.
+    """
+
+    number: int
+    last: int
+    scale: float
+    height_lat: int
+    width_lat: int
+    dilation: int
+
+
+def scaled_size(height_lat: int, width_lat: int, scale: float) -> tuple[int, int]:
+    """The latent size `(height, width)` nearest to `scale` times the given one."""
+    return math.floor(height_lat * scale + 0.5), math.floor(width_lat * scale + 0.5)
+
+
+def cropped_size(base_lat: tuple[int, int], target_lat: tuple[int, int]) -> tuple[int, int]:
+    """The largest size within `base_lat` that has the aspect ratio of `target_lat`, both `(height, width)`."""
+    (height, width), (target_height, target_width) = base_lat, target_lat
+    if target_width * height < target_height * width:
+        return height, max(1, round(height * target_width / target_height))
+    return max(1, round(width * target_height / target_width)), width
+
+
+def plan_scales(scale: float, plan: str) -> list[float]:
+    """The scales of the phases after the first, ascending, the last of them `scale`.
+
+    `every`: each whole number in turn (the paper's); `doubling`: 2, 4, 8; `direct`: one jump.
+    Empty at scale 1. Raises ValueError for a scale below 1 or an unknown plan.
+    """
+    if plan not in PLANS:
+        raise ValueError(f"plan is {plan!r}, allowed: {', '.join(PLANS)}")
+    if not scale >= 1:
+        raise ValueError(f"scale is {scale}, allowed: 1 or more")
+    if scale == 1:
+        return []
+    between = {
+        "every": range(2, math.ceil(scale)),
+        "doubling": [2**n for n in range(1, max(1, math.ceil(math.log2(scale))))],
+        "direct": [],
+    }[plan]
+    return [float(s) for s in between if s < scale - NEAR] + [float(scale)]
+
+
+def plan_phases(base_lat: tuple[int, int], target_lat: tuple[int, int], plan: str) -> list[Phase]:
+    """The phases from a base latent `(height, width)` to a target latent `(height, width)`.
+
+    Raises ValueError if the target is smaller than the base or the plan is unknown.
+    """
+    (height, width), (target_height, target_width) = base_lat, target_lat
+    if target_height < height or target_width < width:
+        raise ValueError(f"the target {target_width}x{target_height} is smaller than the base {width}x{height}")
+    scale = math.sqrt(target_height * target_width / (height * width))
+    nearest = round(scale, 2)
+    if scaled_size(height, width, nearest) == (target_height, target_width):
+        scale = nearest  # undoes the rounding to whole latent cells
+    scales = [] if base_lat == target_lat else plan_scales(scale, plan)
+    sizes = [scaled_size(height, width, s) for s in scales[:-1]] + [(target_height, target_width)]
+    return [
+        Phase(number, len(scales) + 1, s, h, w, max(1, math.floor(s + 0.5)))
+        for number, (s, (h, w)) in enumerate(zip(scales, sizes), start=2)
+    ]
+
+
+def statistics(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each image of `(batch, channels, height, width)`, shaped `(batch, 1, 1, 1)`."""
+    axes = (1, 2, 3)
+    return latent.mean(axes, keepdim=True), latent.std(axes, keepdim=True)
+
+
+def with_statistics(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """`latent` brought to the given mean and deviation, image by image; one of no deviation keeps none."""
+    own_mean, own_std = statistics(latent)
+    gain = torch.where(own_std > 0, std / own_std, torch.zeros_like(std))
+    return (latent - own_mean) * gain + mean
+
+
+def upsample(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+    """Bicubic, on the latent itself: no VAE round trip between phases."""
+    return F.interpolate(latent, size=(height_lat, width_lat), mode="bicubic")
+
+
+def centre_crop(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+    top, left = (latent.shape[-2] - height_lat) // 2, (latent.shape[-1] - width_lat) // 2
+    return latent[..., top : top + height_lat, left : left + width_lat]
+
+
+def climb(
+    base: torch.Tensor,
+    phases: list[Phase],
+    denoise_phase: Callable[[Phase, torch.Tensor], torch.Tensor],
+) -> Iterator[tuple[Phase, torch.Tensor]]:
+    """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
+
+    `base` is what phase 1 ended with. `denoise_phase(phase, previous)` gets the upsampled latent of the
+    phase before and returns the denoised one, which is then brought back to phase 1's mean and deviation.
+    """
+    anchor = statistics(base)
+    latent = base
+    for phase in phases:
+        previous = upsample(latent, phase.height_lat, phase.width_lat)
+        latent = with_statistics(denoise_phase(phase, previous), *anchor)
+        yield phase, latent

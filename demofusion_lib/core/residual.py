@@ -1,0 +1,70 @@
+"""The skip residual: at the start of every step, `x` is pulled towards the noised latent of the phase before."""
+
+from __future__ import annotations
+
+import torch
+
+from .schedule import Weights, step_normalised
+
+
+class SkipResidual:
+    """One phase's skip residual (paper section 3.2).
+
+    `x = alpha * x0 + sigma * noise` throughout: `alpha` is 1 in k-diffusion's variance-exploding form,
+    `sqrt(alphas_cumprod)` in the variance-preserving one.
+
+    previous, noise: `(batch, channels, height, width)`: the upsampled latent of the phase before, the phase's one noise.
+    normalise: weigh the pull by the training timesteps since the last one, so that it does not depend on the step count.
+    stochastic: the sampler puts noise of its own into `x`. Blending that with the phase's noise would lose variance,
+        `(1 - c1)^2 + c1^2` of it; so the signal alone is shifted, by the last denoised estimate.
+    """
+
+    def __init__(
+        self,
+        previous: torch.Tensor,
+        noise: torch.Tensor,
+        weights: Weights,
+        *,
+        normalise: bool = True,
+        stochastic: bool = False,
+    ):
+        self.previous = previous
+        self.noise = noise
+        self.weights = weights
+        self.normalise = normalise
+        self.stochastic = stochastic
+        self.denoised: torch.Tensor | None = None
+        self.last_t: float | None = None
+        self.c1 = 0.0
+
+    def noised(self, alpha: float, sigma: float) -> torch.Tensor:
+        """The latent of the phase before at the given noise level: also what the phase starts from."""
+        return alpha * self.previous + sigma * self.noise
+
+    def pull_(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
+        """Applies the residual to the sampler's own tensor `x`, in place, at the start of the step at timestep `t`.
+
+        In place because the sampler must step from the blended `x`: blending a copy would only change what the
+        denoiser sees. A second call at the same `t` (a rejected step tried again) changes nothing.
+        """
+        last_t, self.last_t = self.last_t, t
+        if last_t is None:
+            # the phase starts at the noised latent itself, where the pull is the identity
+            self.c1 = 0.0
+        elif t == last_t:
+            self.c1 = 0.0
+        elif self.normalise:
+            self.c1 = step_normalised(self.weights.c1(t), last_t - t)
+        else:
+            self.c1 = self.weights.c1(t)
+        self.pull_again_(x, alpha, sigma)
+
+    def pull_again_(self, x: torch.Tensor, alpha: float, sigma: float) -> None:
+        """Applies the pull of the last `pull_` to another tensor of the same noise level (a corrected `x`)."""
+        if self.c1 == 0:
+            return
+        if self.stochastic:
+            if self.denoised is not None:
+                x.add_(self.previous - self.denoised, alpha=self.c1 * alpha)
+        else:
+            x.mul_(1 - self.c1).add_(self.noised(alpha, sigma), alpha=self.c1)

@@ -1,0 +1,45 @@
+"""The cosine weights of the three mechanisms (paper section 3.4; the formulas are those the authors run)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+TRAINING_TIMESTEPS = 1000
+REFERENCE_STEP = TRAINING_TIMESTEPS / 50  # the spacing of the 50 steps that the authors tuned `a1` for
+
+
+def cosine_factor(t: float) -> float:
+    """`cf`: 1 at full noise (`t` = 1000), 0 at none; `t` is a training timestep in [0, 1000]."""
+    t = min(max(t, 0.0), TRAINING_TIMESTEPS)
+    return (1 + math.cos(math.pi * (TRAINING_TIMESTEPS - t) / TRAINING_TIMESTEPS)) / 2
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The three exponents, each 0 or more: of the residual, the global path's share and its blur."""
+
+    a1: float = 3.0
+    a2: float = 1.0
+    a3: float = 1.0
+
+    def c1(self, t: float) -> float:
+        """How far `x` is pulled towards the noised latent of the phase before."""
+        return cosine_factor(t) ** self.a1
+
+    def c2(self, t: float) -> float:
+        """The global path's share of the denoised prediction."""
+        return cosine_factor(t) ** self.a2
+
+    def c3(self, t: float) -> float:
+        """What the blur's standard deviation is multiplied by."""
+        return 0.99 * cosine_factor(t) ** self.a3 + 0.01
+
+
+def step_normalised(c1: float, elapsed_timesteps: float) -> float:
+    """`c1` for a step that spans `elapsed_timesteps` training timesteps, keeping the strength of the authors' 50 steps.
+
+    Pulling once a step makes 20 steps hold on to the phase before far less than 50 do; the pull that is left
+    over after the whole run, `prod(1 - c1)`, does not depend on the number of steps in this form.
+    """
+    return 1 - (1 - c1) ** (max(elapsed_timesteps, 0.0) / REFERENCE_STEP)

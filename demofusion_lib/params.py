@@ -1,0 +1,220 @@
+"""The settings, in one table: it drives the accordion, the API, the infotext and the README's reference.
+
+The order of the table is the order of the API's positional arguments; labels, infotext keys and element ids are
+public too. Append, never reorder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .core import BORDERS, PLANS, Phase, Weights, cropped_size, plan_phases, scaled_size
+
+TITLE = "DemoFusion Hires"
+LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
+MAX_SCALE = 8.0
+SIZE_CONDITIONS = ("final", "phase", "base")
+
+
+class SettingsError(ValueError):
+    """A setting that can't be used. The webui's API turns `status_code` and `detail` into its answer."""
+
+    status_code = 422
+
+    def __init__(self, message: str):
+        super().__init__(f"DemoFusion: {message}")
+        self.detail = str(self)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. `low`, `high`, `step` for numbers, `choices` for words."""
+
+    name: str
+    label: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> type:
+        return type(self.default)
+
+    @property
+    def key(self) -> str:
+        """The infotext key."""
+        return f"DemoFusion {self.name.replace('_', ' ')}"
+
+    @property
+    def elem_id(self) -> str:
+        return f"demofusion_{self.name}"
+
+    @property
+    def allowed(self) -> str:
+        if self.kind is bool:
+            return "true or false"
+        if self.choices:
+            return ", ".join(self.choices)
+        whole = "whole numbers " if self.kind is int else ""
+        multiple = f", multiples of {self.step:g}" if self.kind is int and self.step != 1 else ""
+        return f"{whole}{self.low:g} to {self.high:g}{multiple}"
+
+    def check(self, value: Any) -> Any:
+        """`value` as this setting's type. Raises SettingsError naming the setting, the value and what is allowed."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind is bool and isinstance(value, bool):
+            return value
+        if self.choices and value in self.choices:
+            return value
+        if self.kind is int and number and float(value).is_integer() and self._within(value):
+            return int(value)
+        if self.kind is float and number and self._within(value):
+            return float(value)
+        raise SettingsError(f"{self.name} is {value!r}, allowed: {self.allowed}")
+
+    def _within(self, value: float) -> bool:
+        assert self.low is not None and self.high is not None and self.step is not None
+        on_grid = self.kind is float or int(value) % int(self.step) == 0
+        return self.low <= value <= self.high and on_grid
+
+    def to_text(self, value: Any) -> str:
+        return f"{value:g}" if self.kind is float else str(value)
+
+    def from_text(self, text: str) -> Any:
+        """The value that `to_text` wrote. Raises SettingsError for a text it never writes."""
+        if self.kind is str:
+            return self.check(text)
+        if self.kind is bool:
+            return self.check({"True": True, "False": False}.get(text, text))
+        try:
+            return self.check(float(text))
+        except ValueError as error:
+            raise SettingsError(f"{self.name} is {text!r}, allowed: {self.allowed}") from error
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("enabled", "DemoFusion", False, "Draw the image at its own size, then climb to a larger one in phases."),
+    Setting("scale", "Scale", 2.0, "How many times the base image's width and height to draw; 1 leaves the image as it is.", 1, MAX_SCALE, 0.05),
+    Setting("target_width", "Target width", 0, "Width of the result in pixels instead of a scale; 0 follows the scale or the target height.", 0, 16384, 8),
+    Setting("target_height", "Target height", 0, "Height of the result in pixels instead of a scale; 0 follows the scale or the target width. A target of another shape crops the base image.", 0, 16384, 8),
+    Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=PLANS),
+    Setting("steps", "Steps per phase", 0, "Sampling steps of each phase; 0 takes as many as the base image.", 0, 150, 1),
+    Setting("a1", "Skip residual decay", 3.0, "How early a phase lets go of the phase before; larger values let go sooner.", 0, 10, 0.1),
+    Setting("a2", "Dilated sampling decay", 1.0, "How early the global path hands over to the windows; larger values hand over sooner.", 0, 10, 0.1),
+    Setting("a3", "Blur decay", 1.0, "How early the global path's blur fades; larger values fade it sooner.", 0, 10, 0.1),
+    Setting("step_normalised", "Step-normalised residual", True, "Keep the residual's strength the same at any number of steps; off applies it once a step as the authors do at 50."),
+    Setting("blur", "Blur", 0.8, "Standard deviation of the global path's Gaussian at full noise, in latent cells; 0 turns it off.", 0, 5, 0.05),
+    Setting("overlap", "Window overlap", 0.5, "Share of a window that its neighbour covers too; less is faster and shows seams.", 0, 0.9, 0.05),
+    Setting("jitter", "Window jitter", True, "Shift the windows at random in every step, so that no seam stays in one place."),
+    Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=BORDERS),
+    Setting("window_batch", "Window batch", 2, "Windows the model gets at once, each prompt and negative prompt counted; more is faster and takes more memory.", 1, 64, 1),
+    Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS),
+    Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
+)  # fmt: skip
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True)
+class Params:
+    """Checked settings, by name. Build it with `from_args`, `from_names` or `from_infotext`."""
+
+    enabled: bool
+    scale: float
+    target_width: int
+    target_height: int
+    plan: str
+    steps: int
+    a1: float
+    a2: float
+    a3: float
+    step_normalised: bool
+    blur: float
+    overlap: float
+    jitter: bool
+    border: str
+    window_batch: int
+    sdxl_size: str
+    keep_phases: bool
+
+    @classmethod
+    def from_names(cls, values: Mapping[str, Any]) -> Params:
+        """Missing names take their defaults. Raises SettingsError for unknown names and for values not allowed."""
+        unknown = [str(name) for name in values if name not in BY_NAME]
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are {', '.join(BY_NAME)}")
+        return cls(**{s.name: s.check(values.get(s.name, s.default)) for s in SETTINGS})
+
+    @classmethod
+    def from_args(cls, args: Sequence[Any]) -> Params:
+        """From the API's or the accordion's arguments: one mapping of names first, or values in the table's order.
+
+        Behind a mapping the host fills up with the accordion's values, which say nothing then.
+        """
+        if args and isinstance(args[0], Mapping):
+            return cls.from_names(args[0])
+        if len(args) > len(SETTINGS):
+            raise SettingsError(f"{len(args)} arguments, allowed: at most {len(SETTINGS)}, or one dictionary of names")
+        return cls.from_names({s.name: value for s, value in zip(SETTINGS, args)})
+
+    @classmethod
+    def from_infotext(cls, texts: Mapping[str, str]) -> Params:
+        return cls.from_names({s.name: s.from_text(texts[s.key]) for s in SETTINGS if s.key in texts})
+
+    def to_infotext(self) -> dict[str, str]:
+        """What differs from the defaults, by infotext key."""
+        values = {s: getattr(self, s.name) for s in SETTINGS}
+        return {s.key: s.to_text(value) for s, value in values.items() if value != s.default}
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.a1, self.a2, self.a3)
+
+    def target_lat(self, base_lat: tuple[int, int]) -> tuple[int, int]:
+        """The size to reach from a base latent, `(height, width)`. Raises SettingsError for a target below or far above it."""
+        height, width = self.target_height // LATENT_PX, self.target_width // LATENT_PX
+        if height and width:
+            target = height, width
+        elif height:
+            target = height, round(base_lat[1] * height / base_lat[0])
+        elif width:
+            target = round(base_lat[0] * width / base_lat[1]), width
+        else:
+            return scaled_size(*base_lat, self.scale)
+        self._check_target(base_lat, target)
+        return target
+
+    def _check_target(self, base_lat: tuple[int, int], target_lat: tuple[int, int]) -> None:
+        base = cropped_size(base_lat, target_lat)
+        for name, size, low in zip(("height", "width"), target_lat, base):
+            value = getattr(self, f"target_{name}")
+            if value and not low <= size <= low * MAX_SCALE:
+                allowed = f"0, or {low * LATENT_PX} to {int(low * MAX_SCALE) * LATENT_PX} for this base image"
+                raise SettingsError(f"target_{name} is {value}, allowed: {allowed}")
+
+    def phases(self, base_lat: tuple[int, int]) -> tuple[tuple[int, int], list[Phase]]:
+        """The part of the base latent `(height, width)` to climb from, and the phases; none at scale 1."""
+        target = self.target_lat(base_lat)
+        base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
+        return base, plan_phases(base, target, self.plan)
+
+
+assert [f.name for f in fields(Params)] == [s.name for s in SETTINGS]
+
+
+def markdown_table() -> str:
+    """The README's reference."""
+    rows = ["| name | label | default | allowed | what it does |", "|---|---|---|---|---|"]
+    rows += [
+        f"| `{s.name}` | {s.label} | {s.to_text(s.default)} | {s.allowed} | {s.help} |" for s in SETTINGS
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(markdown_table())
