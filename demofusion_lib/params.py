@@ -21,10 +21,9 @@ SIZE_CONDITIONS = ("final", "phase", "base")
 class SettingsError(ValueError):
     """A setting that can't be used. The webui's API turns `status_code` and `detail` into its answer."""
 
-    status_code = 422
-
     def __init__(self, message: str):
         super().__init__(f"DemoFusion: {message}")
+        self.status_code = 422
         self.detail = str(self)
 
 
@@ -210,9 +209,7 @@ assert [f.name for f in fields(Params)] == [s.name for s in SETTINGS]
 def markdown_table() -> str:
     """The README's reference."""
     rows = ["| name | label | default | allowed | what it does |", "|---|---|---|---|---|"]
-    rows += [
-        f"| `{s.name}` | {s.label} | {s.to_text(s.default)} | {s.allowed} | {s.help} |" for s in SETTINGS
-    ]
+    rows += [f"| `{s.name}` | {s.label} | {s.to_text(s.default)} | {s.allowed} | {s.help} |" for s in SETTINGS]
     return "\n".join(rows)
 
 

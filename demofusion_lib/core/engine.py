@@ -26,15 +26,23 @@ class PhaseEngine:
         self.starts = starts
         self.generators = generators
         self.step = -1
-        self.at_start = False
+        self.level = (1.0, 0.0)
+        self.pulled = False
 
     def before(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
         """`x` is the sampler's own tensor, `alpha * x0 + sigma * noise`; at a step's start it is changed in place."""
-        self.at_start = next(self.starts, True)
-        if self.at_start:
+        if next(self.starts, True):
             self.step += 1
             self.residual.pull_(x, t, alpha, sigma)
+            self.level = alpha, sigma
+            self.pulled = True
             self.fusion.begin_step(self.generators(self.step))
+
+    def corrected(self, x: torch.Tensor) -> None:
+        """For a solver that goes on from another `x` than it evaluated (see `solvers.CORRECTED`): pulls that one too."""
+        if self.pulled:
+            self.residual.pull_again_(x, *self.level)
+            self.pulled = False
 
     def after(self, denoised: torch.Tensor) -> None:
         """`denoised` is the guided estimate of `x0`. Kept as a copy: some solvers write into what they are given."""

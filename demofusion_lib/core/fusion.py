@@ -22,7 +22,7 @@ def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float) -> torch.T
     if kernel_size <= 1 or std <= 0:
         return latent
     offsets = torch.arange(kernel_size, device=latent.device, dtype=torch.float32) - (kernel_size - 1) / 2
-    kernel = torch.exp(-(offsets**2) / (2 * std**2))
+    kernel = offsets.square().div(-2 * std**2).exp()
     kernel = (kernel / kernel.sum()).to(latent.dtype)
     channels, reach = latent.shape[1], kernel_size // 2
     latent = F.conv2d(latent, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(reach, 0), groups=channels)
@@ -72,9 +72,7 @@ class PhaseFusion:
         """Draws the step's windows, one generator for each image. All evaluations until the next call share them."""
         self.local = self.grid.layout(generators)
 
-    def __call__(
-        self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, predict: Predict
-    ) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, predict: Predict) -> torch.Tensor:
         """The fused output for rows `x (rows, channels, height, width)`, in whatever form `predict` answers.
 
         owners: the image that each row belongs to; an image has several rows, one for each condition.
@@ -101,7 +99,7 @@ class PhaseFusion:
     ) -> torch.Tensor:
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
         dilation = self.phase.dilation
-        layout = dilated_layout(*x.shape[-2:], dilation, max(owners) + 1)
+        layout = dilated_layout(x.shape[-2], x.shape[-1], dilation, max(owners) + 1)
         plane = layout.pad(x)
         blurred = gaussian_blur(plane, 2 * dilation - 1, self.blur * self.weights.c3(t))
         if blurred is not plane:

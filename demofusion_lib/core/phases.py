@@ -91,7 +91,7 @@ def statistics(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def with_statistics(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """`latent` brought to the given mean and deviation, image by image; one of no deviation keeps none."""
     own_mean, own_std = statistics(latent)
-    gain = torch.where(own_std > 0, std / own_std, torch.zeros_like(std))
+    gain = torch.where(own_std.gt(0), std / own_std, torch.zeros_like(std))
     return (latent - own_mean) * gain + mean
 
 

@@ -39,7 +39,7 @@ class SkipResidual:
 
     def noised(self, alpha: float, sigma: float) -> torch.Tensor:
         """The latent of the phase before at the given noise level: also what the phase starts from."""
-        return alpha * self.previous + sigma * self.noise
+        return self.previous.mul(alpha).add(self.noise, alpha=sigma)
 
     def pull_(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
         """Applies the residual to the sampler's own tensor `x`, in place, at the start of the step at timestep `t`.

@@ -78,11 +78,7 @@ def step_starts(solver: str, steps: int) -> Iterator[bool]:
 
 def is_stochastic(solver: str, *, eta: float = 0.0, churn: float = 0.0) -> bool:
     """Whether the solver replaces some of the noise in `x` by noise of its own."""
-    return (
-        solver in ALWAYS_STOCHASTIC
-        or (solver in ANCESTRAL and eta != 0)
-        or (solver in CHURNED and churn > 0)
-    )
+    return solver in ALWAYS_STOCHASTIC or (solver in ANCESTRAL and eta != 0) or (solver in CHURNED and churn > 0)
 
 
 def degenerate_step(solver: str, eta: float) -> bool:

@@ -1,0 +1,48 @@
+"""What can't be done with the present model and sampler is refused before the first step, with what can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import sd_samplers, shared
+
+from ..core import SOLVERS, degenerate_step, is_stochastic
+from ..params import Params, SettingsError
+from .families import solver_name
+
+
+def check_model(sd_model: Any) -> None:
+    if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", 4) != 4:
+        raise SettingsError("the model is Stable Diffusion 3, allowed: SD 1.x, SD 2.x and SDXL checkpoints")
+
+
+def ancestral_eta(p: Any, sampler: Any) -> float:
+    """The eta that the host will use, found as its `Sampler.initialize` does."""
+    eta = p.eta if p.eta is not None else getattr(shared.opts, sampler.eta_option_field, 0.0)
+    return float(eta or 0.0)
+
+
+def churn(p: Any) -> float:
+    return float(getattr(shared.opts, "s_churn", p.s_churn) or 0.0)
+
+
+def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
+    return is_stochastic(solver_name(sampler), eta=ancestral_eta(p, sampler), churn=churn(p))
+
+
+def check_sampler(p: Any, params: Params) -> None:
+    """Raises SettingsError for a sampler whose steps we don't know, or which these steps and eta do not suit."""
+    sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+    solver = solver_name(sampler)
+    steps = params.steps or p.steps
+    if solver not in SOLVERS:
+        known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
+        raise SettingsError(f"the sampler is {p.sampler_name!r}, allowed: {', '.join(known)}")
+    if degenerate_step(solver, ancestral_eta(p, sampler)):
+        raise SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1")
+    if solver == "unipc" and steps < shared.opts.uni_pc_order:
+        raise SettingsError(f"steps is {steps}, allowed with UniPC: its order, {shared.opts.uni_pc_order}, or more")
+
+
+def is_known(config: Any, sd_model: Any) -> bool:
+    return solver_name(config.constructor(sd_model)) in SOLVERS

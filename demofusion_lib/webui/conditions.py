@@ -1,0 +1,72 @@
+"""The host's conditions, cut to fit the patches that the model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..core import Layout, View
+from ..params import LATENT_PX
+
+SIZE_KEYS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
+"""Inputs of SDXL's conditioner that end up as sinusoids at the end of `vector`, and how many numbers each holds."""
+
+
+def cut(cond: Any, rows: Sequence[int], views: Sequence[View], layout: Layout, size_lat: tuple[int, int]) -> Any:
+    """A condition for the patches that `views[i]` cut from row `rows[i]` of a latent of `size_lat` (height, width).
+
+    Tensors as large as the latent (`c_concat` of inpainting and depth models) are cut as the latent is, local windows
+    and dilated sub-images alike; all others follow their rows.
+    """
+    if isinstance(cond, dict):
+        return {key: cut(value, rows, views, layout, size_lat) for key, value in cond.items()}
+    if isinstance(cond, (list, tuple)):
+        return [cut(value, rows, views, layout, size_lat) for value in cond]
+    if not isinstance(cond, torch.Tensor):
+        return cond
+    if cond.ndim == 4 and tuple(cond.shape[-2:]) == size_lat:
+        plane = layout.pad(cond)
+        return torch.stack([plane[row, :, view.rows, view.cols] for row, view in zip(rows, views)])
+    return cond[list(rows)]
+
+
+class CropCorner:
+    """Writes each window's crop corner into SDXL's `vector` (section 3.3; the authors' `add_time_ids`).
+
+    slot: the columns of `vector`, counted from its end, that hold the corner's sinusoids.
+    """
+
+    def __init__(
+        self, slot: tuple[int, int], embed: Callable[[torch.Tensor], torch.Tensor], origin_px: tuple[int, int]
+    ):
+        self.slot = slot
+        self.embed = embed
+        self.origin_px = origin_px
+
+    @classmethod
+    def of(cls, sd_model: Any, origin_px: tuple[int, int]) -> CropCorner | None:
+        """None for a model without a crop corner. `origin_px` is the `(top, left)` that the host tells it of the image."""
+        embedders = list(getattr(getattr(sd_model, "conditioner", None), "embedders", ()))
+        keys = [getattr(embedder, "input_key", None) for embedder in embedders]
+        if "crop_coords_top_left" not in keys:
+            return None
+        position = keys.index("crop_coords_top_left")
+        widths = [e.outdim * SIZE_KEYS[k] if k in SIZE_KEYS else 0 for e, k in zip(embedders, keys)]
+        end = sum(widths[position + 1 :])
+        return cls((end + widths[position], end), embedders[position], origin_px)
+
+    def write(self, vector: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
+        """`vector (n, width)` with the corner of each local window; dilated sub-images keep the image's own."""
+        local = [i for i, view in enumerate(views) if view.corner_lat is not None]
+        if not local:
+            return vector
+        top, left = self.origin_px
+        corners = [views[i].corner_lat for i in local]
+        numbers = [[top + y * LATENT_PX, left + x * LATENT_PX] for y, x in corners if (y, x) is not None]
+        sinusoids = self.embed(torch.tensor(numbers, device=vector.device, dtype=torch.float32))
+        vector = vector.clone()
+        start, end = self.slot
+        vector[local, vector.shape[1] - start : vector.shape[1] - end] = sinusoids.to(vector.dtype)
+        return vector

@@ -1,0 +1,98 @@
+"""Puts the engine into one sampler of the host: around its guided denoiser, and in place of its inner model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from modules import shared
+from modules.sd_samplers_common import InterruptedException
+
+from ..core import CORRECTED, Layout, PhaseEngine, View
+from .conditions import CropCorner, cut
+from .families import SigmaFamily, TimestepFamily, solver_name
+
+
+def row_owners(cond: Any) -> list[int]:
+    """The image that each row of the host's denoiser call belongs to: `AND` prompts image by image, then negatives."""
+    prompts = [len(conds) for conds in cond.batch]
+    return [image for image, count in enumerate(prompts) for _ in range(count)] + list(range(len(prompts)))
+
+
+class FusedModel(torch.nn.Module):
+    """Stands where the host's inner model stood, and answers for the whole latent by asking that model for parts of it."""
+
+    def __init__(self, family: SigmaFamily | TimestepFamily, engine: PhaseEngine, corner: CropCorner | None):
+        super().__init__()
+        # not as a submodule: moving or saving this object must not move or save the host's model
+        self.__dict__["base"] = family.base
+        self.family = family
+        self.engine = engine
+        self.corner = corner
+        self.begin([0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["base"], name)
+
+    def begin(self, owners: Sequence[int]) -> None:
+        """A new evaluation of the guided denoiser. Its rows come in this order, in one call or in several."""
+        self.__dict__["owners"] = owners
+        self.__dict__["row"] = 0
+
+    def _next_owners(self, count: int) -> list[int]:
+        first, self.__dict__["row"] = self.row, self.row + count
+        return [self.owners[(first + i) % len(self.owners)] for i in range(count)]
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, cond: Any = None, **extra: Any) -> torch.Tensor:
+        t, _, _ = self.family.level(level)
+        size_lat = (x.shape[-2], x.shape[-1])
+
+        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            if shared.state.interrupted or shared.state.skipped:
+                raise InterruptedException
+            part = cut(cond, rows, views, layout, size_lat)
+            if self.corner is not None and "vector" in part:
+                part["vector"] = self.corner.write(part["vector"], views)
+            return self.base(patches, level[list(rows)], cond=part, **extra)
+
+        return self.engine.fusion(x, self._next_owners(len(x)), t, self.family.skip(level), predict)
+
+
+class InstalledEngine:
+    """The engine in a sampler instance of our own making. Nothing else of the host is touched."""
+
+    def __init__(
+        self,
+        sampler: Any,
+        family: SigmaFamily | TimestepFamily,
+        engine: PhaseEngine,
+        corner: CropCorner | None,
+    ):
+        self.family = family
+        self.engine = engine
+        self.interrupted = False
+        self.guided = sampler.model_wrap_cfg
+        self.guided_forward = self.guided.forward
+        self.fused = FusedModel(family, engine, corner)
+        self.guided.model_wrap = self.fused
+        self.guided.forward = self.forward
+        if solver_name(sampler) in CORRECTED:
+            self.callback_state = sampler.callback_state
+            sampler.callback_state = self.after_correction
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        t, alpha, sigma = self.family.level(level)
+        self.engine.before(x, t, alpha, sigma)
+        self.fused.begin(row_owners(kwargs["cond"]))
+        try:
+            answer = self.guided_forward(x, level, *args, **kwargs)
+        except InterruptedException:
+            self.interrupted = True
+            raise
+        self.engine.after(self.family.denoised(x, answer, alpha, sigma))
+        return answer
+
+    def after_correction(self, info: dict[str, Any]) -> None:
+        self.engine.corrected(info["x"])
+        self.callback_state(info)

@@ -1,0 +1,142 @@
+"""One phase on a sampler of our own making."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from modules import extra_networks, rng, sd_models, sd_samplers, shared
+
+from ..core import Phase, PhaseEngine, PhaseFusion, SkipResidual, WindowGrid, step_generator, step_starts
+from ..params import LATENT_PX, Params
+from .checks import sampler_is_stochastic
+from .conditions import CropCorner
+from .denoiser import InstalledEngine
+from .families import family_of, solver_name
+
+LENT = (
+    "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc",
+    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps",
+)  # fmt: skip
+"""What a phase sets on the host's processing object; everything is put back, whatever happens."""
+
+
+class PhaseInterrupted(Exception):
+    """The user pressed Interrupt or Skip within a phase."""
+
+
+@contextlib.contextmanager
+def lent(p: Any) -> Iterator[None]:
+    missing = object()
+    before = {name: p.__dict__.get(name, missing) for name in LENT}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is missing:
+                p.__dict__.pop(name, None)
+            else:
+                setattr(p, name, value)
+
+
+def size_told(params: Params, base_px: tuple[int, int], phase: Phase, final: Phase) -> tuple[int, int]:
+    """The `(height, width)` in pixels that SDXL is told in a phase."""
+    if params.sdxl_size == "base":
+        return base_px
+    told = final if params.sdxl_size == "final" else phase
+    return told.height_lat * LATENT_PX, told.width_lat * LATENT_PX
+
+
+def back_to_base_model(p: Any) -> bool:
+    """After a refiner in the base image: loads the base model again. Whether it had to."""
+    refiner = p.refiner_checkpoint_info
+    if refiner is None or p.sd_model.sd_checkpoint_info != refiner:
+        return False
+    with sd_models.SkipWritingToConfig():
+        sd_models.reload_model_weights()
+    if not p.disable_extra_networks:
+        extra_networks.activate(p, p.extra_network_data)
+    sd_models.apply_alpha_schedule_override(p.sd_model, p)
+    return True
+
+
+class PhaseSampler:
+    """Samples the phases of one batch. `base_px` is the base image's `(height, width)`."""
+
+    def __init__(
+        self, p: Any, params: Params, base_lat: tuple[int, int], phases: list[Phase], window_lat: tuple[int, int]
+    ):
+        self.p = p
+        self.params = params
+        self.base_px = base_lat[0] * LATENT_PX, base_lat[1] * LATENT_PX
+        self.phases = phases
+        self.window_lat = window_lat
+        self.new_model = back_to_base_model(p)
+
+    def __call__(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+        """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
+        with lent(self.p):
+            self._set_conditions(phase)
+            return self._sample(phase, previous)
+
+    def _set_conditions(self, phase: Phase) -> None:
+        """Prompts encoded for the phase's own number of steps and for the size that SDXL is told."""
+        p, steps = self.p, self.params.steps or self.p.steps
+        p.refiner_checkpoint_info = None
+        told = size_told(self.params, self.base_px, phase, self.phases[-1])
+        if steps == p.steps and not p.sd_model.is_sdxl and not self.new_model:
+            return
+        base = p.height, p.width
+        p.steps = steps
+        p.height, p.width = told
+        p.cached_c, p.cached_uc = [None, None], [None, None]
+        p.setup_conds()
+        p.height, p.width = base
+
+    def _sample(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+        p, steps = self.p, self.p.steps
+        p.rng = rng.ImageRNG(
+            previous.shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
+            seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
+        )  # fmt: skip
+        noise = p.rng.next().to(previous.dtype)
+        p.sampler = sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+        family = family_of(sampler)
+        engine = self._engine(phase, previous, noise, sampler, steps)
+        if p.scripts is not None:
+            p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
+        corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
+        installed = InstalledEngine(sampler, family, engine, corner)
+        start = family.start(sampler, p, steps, engine.residual)
+        image_conditioning = self._image_conditioning(previous)
+        latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
+        if installed.interrupted:
+            raise PhaseInterrupted
+        return latent
+
+    def _engine(
+        self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, sampler: Any, steps: int
+    ) -> PhaseEngine:
+        params, seeds = self.params, list(self.p.seeds)
+        residual = SkipResidual(
+            previous, noise, params.weights,
+            normalise=params.step_normalised, stochastic=sampler_is_stochastic(self.p, sampler),
+        )  # fmt: skip
+        grid = WindowGrid(
+            phase.height_lat, phase.width_lat, self.window_lat, params.overlap, params.jitter, params.border
+        )
+        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=params.window_batch)
+        return PhaseEngine(
+            residual, fusion, step_starts(solver_name(sampler), steps),
+            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
+        )  # fmt: skip
+
+    def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:
+        """The host's own for the base size, enlarged: encoding an empty image at the target size would cost a VAE pass."""
+        plane = self.p.txt2img_image_conditioning(previous)
+        if plane.ndim == 4 and plane.shape[-1] > 1:
+            return F.interpolate(plane, size=previous.shape[-2:], mode="nearest-exact")
+        return plane

@@ -1,0 +1,45 @@
+"""The accordion and its infotext fields, both made from the table of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import InputAccordion
+
+from ..params import SETTINGS, Params, Setting, SettingsError
+
+ENABLED = SETTINGS[0]
+
+
+def component(setting: Setting) -> Any:
+    common = {"label": setting.label, "value": setting.default, "elem_id": setting.elem_id, "tooltip": setting.help}
+    if setting.kind is bool:
+        return gr.Checkbox(**common)
+    if setting.choices:
+        return gr.Dropdown(choices=list(setting.choices), **common)
+    return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
+
+
+def accordion() -> list[Any]:
+    """The components in the table's order, which is the order of the API's arguments."""
+    with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=ENABLED.elem_id, tooltip=ENABLED.help) as enabled:
+        return [enabled, *(component(setting) for setting in SETTINGS[1:])]
+
+
+def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
+    """The value that restores an image's setting: what its infotext says, the default where it says nothing."""
+
+    def value(params: dict[str, Any]) -> Any:
+        try:
+            restored = getattr(Params.from_infotext(params), setting.name)
+        except SettingsError:
+            return setting.default
+        return restored if ENABLED.key in params or setting is ENABLED else gr.update()
+
+    return value
+
+
+def paste_fields(components: list[Any]) -> list[tuple[Any, Callable[[dict[str, Any]], Any]]]:
+    return [(part, paste(setting)) for part, setting in zip(components, SETTINGS)]
