@@ -21,7 +21,7 @@ def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float) -> torch.T
     """A separable Gaussian over `(batch, channels, height, width)`, zeros beyond the edge; `std` in latent cells."""
     if kernel_size <= 1 or std <= 0:
         return latent
-    offsets = torch.arange(kernel_size, device=latent.device, dtype=torch.float32) - (kernel_size - 1) / 2
+    offsets = torch.arange(kernel_size, device=latent.device, dtype=torch.float32).sub((kernel_size - 1) / 2)
     kernel = offsets.square().div(-2 * std**2).exp()
     kernel = (kernel / kernel.sum()).to(latent.dtype)
     channels, reach = latent.shape[1], kernel_size // 2
