@@ -32,7 +32,8 @@ def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
 
 def check_sampler(p: Any, params: Params) -> None:
     """Raises SettingsError for a sampler whose steps we don't know, or which these steps and eta do not suit."""
-    sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+    # not by the host's create_sampler: another extension may have replaced it to wait for the next sampling
+    sampler = sd_samplers.find_sampler_config(p.sampler_name).constructor(p.sd_model)
     solver = solver_name(sampler)
     steps = params.steps or p.steps
     if solver not in SOLVERS:

@@ -26,6 +26,9 @@ class Run:
     params: Params | None
     error: SettingsError | None = None
     kept: list[KeptImage] = field(default_factory=list)
+    owner: int = 0
+    outer_sample: Any = None
+    """A `sample` that another extension had set on the object before us: it stands for the host's own."""
 
 
 class _Phased:
@@ -42,6 +45,9 @@ class _Phased:
             return host_sample(*args, **kwargs)
         if run.error is not None:
             raise run.error
+        if run.owner != id(self):
+            run = Run(run.params)  # of a copy: what it keeps is not the original's
+        host_sample = run.outer_sample or host_sample
         return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
 
 
@@ -49,6 +55,7 @@ def attach(p: Any, run: Run) -> None:
     """Makes `p.sample` go through the phases."""
     detach(p)
     base = type(p)
+    run.owner, run.outer_sample = id(p), p.__dict__.pop("sample", None)
     p.__class__ = type(base.__name__, (_Phased, base), {"__module__": base.__module__})
     setattr(p, ATTRIBUTE, run)
 
@@ -57,7 +64,10 @@ def detach(p: Any) -> Run | None:
     """Gives `p` its own class back, and returns the run it had."""
     if isinstance(p, _Phased):
         p.__class__ = type(p).__mro__[2]
-    return p.__dict__.pop(ATTRIBUTE, None)
+    run = p.__dict__.pop(ATTRIBUTE, None)
+    if run is not None and run.outer_sample is not None and run.owner == id(p):
+        p.sample = run.outer_sample
+    return run
 
 
 def latent_size(p: Any) -> tuple[int, int]:
@@ -111,6 +121,7 @@ def _climb(p: Any, run: Run, base: torch.Tensor, base_lat: tuple[int, int], phas
             keep_images(p, run, phase.number, latent)
             if shared.state.interrupted or shared.state.skipped:
                 raise PhaseInterrupted
+            devices.torch_gc()
             shared.state.nextjob()
     except PhaseInterrupted:
         stopped(p, phases, len(done), "interrupted")
@@ -141,18 +152,15 @@ def deliver(p: Any, latents: list[torch.Tensor], phases: list[Phase]) -> Any:
     if shared.opts.sd_vae_decode_method != "Full":
         p.extra_generation_params["VAE Decoder"] = shared.opts.sd_vae_decode_method
     for done in range(len(latents) - 1, -1, -1):
+        devices.torch_gc()
         try:
             return decode(p, latents[done])
         except Exception as error:
             if done == 0:
                 raise
-            report_decode(p, phases, done, error)
+            report(p, phases, done - 1, error)
     raise AssertionError("there is always a base latent")
 
 
 def decode(p: Any, latent: torch.Tensor) -> DecodedSamples:
     return decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)
-
-
-def report_decode(p: Any, phases: list[Phase], done: int, error: Exception) -> None:
-    report(p, phases, done - 1, error)

@@ -1,0 +1,29 @@
+"""Where the webui reports what it swallows."""
+
+from __future__ import annotations
+
+import sys
+
+exception_records: list[dict] = []
+_reports: list[tuple[str, BaseException | None]] = []
+
+
+def record_exception():
+    error = sys.exc_info()[1]
+    if error is not None:
+        exception_records.append({"exception": str(error)})
+
+
+def report(message: str, *, exc_info: bool = False) -> None:
+    record_exception()
+    _reports.append((message, sys.exc_info()[1]))
+
+
+def print_error_explanation(message):
+    record_exception()
+    _reports.append((message, sys.exc_info()[1]))
+
+
+def display(e: Exception, task, *, full_traceback=False):
+    record_exception()
+    _reports.append((task, e))

@@ -1,0 +1,30 @@
+"""The settings page."""
+
+from __future__ import annotations
+
+
+class OptionInfo:
+    def __init__(self, default=None):
+        self.default = default
+
+
+class Options:
+    def __init__(self, data_labels: dict[str, OptionInfo], restricted_opts):
+        self.__dict__.update(data_labels=data_labels, restricted_opts=restricted_opts)
+        self.__dict__["data"] = {key: info.default for key, info in data_labels.items()}
+
+    def __setattr__(self, key, value):
+        assert key in self.data_labels, f"the webui has no option {key}"
+        self.data[key] = value
+
+    def __getattr__(self, item):
+        if item in self.__dict__["data"]:
+            return self.__dict__["data"][item]
+        raise AttributeError(item)
+
+    def set(self, key, value, is_api=False, run_callbacks=True):
+        setattr(self, key, value)
+        return True
+
+    def get_default(self, key):
+        return self.data_labels[key].default

@@ -1,0 +1,69 @@
+"""Callbacks around every evaluation of the guided denoiser. What they raise is reported and swallowed."""
+
+from __future__ import annotations
+
+from modules import errors
+
+
+class CFGDenoiserParams:
+    def __init__(
+        self, x, image_cond, sigma, sampling_step, total_sampling_steps, text_cond, text_uncond, denoiser=None
+    ):
+        self.x = x
+        self.image_cond = image_cond
+        self.sigma = sigma
+        self.sampling_step = sampling_step
+        self.total_sampling_steps = total_sampling_steps
+        self.text_cond = text_cond
+        self.text_uncond = text_uncond
+        self.denoiser = denoiser
+
+
+class CFGDenoisedParams:
+    def __init__(self, x, sampling_step, total_sampling_steps, inner_model):
+        self.x = x
+        self.sampling_step = sampling_step
+        self.total_sampling_steps = total_sampling_steps
+        self.inner_model = inner_model
+
+
+class AfterCFGCallbackParams:
+    def __init__(self, x, sampling_step, total_sampling_steps):
+        self.x = x
+        self.sampling_step = sampling_step
+        self.total_sampling_steps = total_sampling_steps
+
+
+callback_map: dict = {"callbacks_cfg_denoiser": [], "callbacks_cfg_denoised": [], "callbacks_cfg_after_cfg": []}
+
+
+def _fire(name: str, params) -> None:
+    for callback in callback_map[name]:
+        try:
+            callback(params)
+        except Exception:
+            errors.report(f"Error executing callback {name}", exc_info=True)
+
+
+def cfg_denoiser_callback(params: CFGDenoiserParams):
+    _fire("callbacks_cfg_denoiser", params)
+
+
+def cfg_denoised_callback(params: CFGDenoisedParams):
+    _fire("callbacks_cfg_denoised", params)
+
+
+def cfg_after_cfg_callback(params: AfterCFGCallbackParams):
+    _fire("callbacks_cfg_after_cfg", params)
+
+
+def on_cfg_denoiser(callback, *, name=None):
+    callback_map["callbacks_cfg_denoiser"].append(callback)
+
+
+def on_cfg_denoised(callback, *, name=None):
+    callback_map["callbacks_cfg_denoised"].append(callback)
+
+
+def on_cfg_after_cfg(callback, *, name=None):
+    callback_map["callbacks_cfg_after_cfg"].append(callback)

@@ -1,0 +1,47 @@
+"""The options that sampling reads, with the webui's own defaults but for the source of random numbers."""
+
+from modules.options import OptionInfo
+
+_DEFAULTS = {
+    "CLIP_stop_at_last_layers": 1,
+    "always_discard_next_to_last_sigma": False,
+    "auto_vae_precision": True,
+    "batch_cond_uncond": True,
+    "enable_pnginfo": True,
+    "enable_quantization": False,
+    "eta_ancestral": 1.0,
+    "eta_ddim": 0.0,
+    "eta_noise_seed_delta": 0,
+    "hires_fix_refiner_pass": "second pass",
+    "live_previews_enable": True,
+    "no_dpmpp_sde_batch_determinism": False,
+    "pad_cond_uncond": False,
+    "persistent_cond_cache": True,
+    "randn_source": "GPU",
+    "rho": 0.0,
+    "s_churn": 0.0,
+    "s_min_uncond": 0.0,
+    "s_min_uncond_all": False,
+    "s_noise": 1.0,
+    "s_tmax": 0.0,
+    "s_tmin": 0.0,
+    "samples_format": "png",
+    "samples_save": True,
+    "save_incomplete_images": False,
+    "sd_model_checkpoint": None,
+    "sd_noise_schedule": "Default",
+    "sd_vae_decode_method": "Full",
+    "sd_vae_encode_method": "Full",
+    "sdxl_crop_left": 0,
+    "sdxl_crop_top": 0,
+    "sgm_noise_multiplier": False,
+    "sigma_max": 0.0,
+    "sigma_min": 0.0,
+    "skip_early_cond": 0.0,
+    "uni_pc_lower_order_final": True,
+    "uni_pc_order": 3,
+    "uni_pc_skip_type": "time_uniform",
+    "uni_pc_variant": "bh1",
+}
+
+options_templates = {key: OptionInfo(default) for key, default in _DEFAULTS.items()}
