@@ -189,8 +189,7 @@ class Params:
         return target
 
     def _check_target(self, base_lat: tuple[int, int], target_lat: tuple[int, int]) -> None:
-        base = cropped_size(base_lat, target_lat)
-        for name, size, low in zip(("height", "width"), target_lat, base):
+        for name, size, low in zip(("height", "width"), target_lat, base_lat):
             value = getattr(self, f"target_{name}")
             if value and not low <= size <= low * MAX_SCALE:
                 allowed = f"0, or {low * LATENT_PX} to {int(low * MAX_SCALE) * LATENT_PX} for this base image"

@@ -136,15 +136,16 @@ def report(p: Any, phases: list[Phase], done: int, error: Exception) -> None:
 
     errors.report("DemoFusion: a phase failed", exc_info=True)
     devices.torch_gc()
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no message"
-    stopped(p, phases, done, f"{type(error).__name__}: {reason}")
+    message = str(error).strip().splitlines() or ["no message"]
+    stopped(p, phases, done, type(error).__name__, message[0][:200])
 
 
-def stopped(p: Any, phases: list[Phase], done: int, reason: str) -> None:
-    """`done` phases after the base are complete."""
+def stopped(p: Any, phases: list[Phase], done: int, reason: str, message: str = "") -> None:
+    """`done` phases after the base are complete. The page shows the comment; the API answers with infotext alone."""
     total = len(phases) + 1
-    p.comment(f"DemoFusion: {reason} in phase {done + 2} of {total}; this is the image of phase {done + 1}.")
-    p.extra_generation_params[STOPPED_KEY] = f"phase {done + 1} of {total}"
+    named = f"{reason} ({message})" if message else reason
+    p.comment(f"DemoFusion: {named} in phase {done + 2} of {total}; this is the image of phase {done + 1}.")
+    p.extra_generation_params[STOPPED_KEY] = f"phase {done + 1} of {total} - {reason}"
 
 
 def deliver(p: Any, latents: list[torch.Tensor], phases: list[Phase]) -> Any:
