@@ -104,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=PLANS),
     Setting("steps", "Steps per phase", 0, "Sampling steps of each phase; 0 takes as many as the base image.", 0, 150, 1),
     Setting("a1", "Skip residual decay", 3.0, "How early a phase lets go of the phase before; larger values let go sooner.", 0, 10, 0.1),
-    Setting("a2", "Dilated sampling decay", 1.0, "How early the global path hands over to the windows; larger values hand over sooner.", 0, 10, 0.1),
+    Setting("a2", "Dilation decay", 1.0, "How early the global path hands over to the windows; larger values hand over sooner.", 0, 10, 0.1),
     Setting("a3", "Blur decay", 1.0, "How early the global path's blur fades; larger values fade it sooner.", 0, 10, 0.1),
     Setting("step_normalised", "Step-normalised residual", True, "Keep the residual's strength the same at any number of steps; off applies it once a step as the authors do at 50."),
     Setting("blur", "Blur", 0.8, "Standard deviation of the global path's Gaussian at full noise, in latent cells; 0 turns it off.", 0, 5, 0.05),

@@ -8,9 +8,19 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import InputAccordion
 
-from ..params import SETTINGS, Params, Setting, SettingsError
+from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError
 
 ENABLED = SETTINGS[0]
+ROWS = (
+    ("scale", "plan"),
+    ("target_width", "target_height"),
+    ("steps", "window_batch"),
+    ("a1", "a2", "a3"),
+    ("blur", "overlap"),
+    ("border", "sdxl_size"),
+    ("step_normalised", "jitter", "keep_phases"),
+)
+"""Where the settings stand on the page. Their order among the API's arguments is the table's."""
 
 
 def component(setting: Setting) -> Any:
@@ -25,7 +35,11 @@ def component(setting: Setting) -> Any:
 def accordion() -> list[Any]:
     """The components in the table's order, which is the order of the API's arguments."""
     with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=ENABLED.elem_id, tooltip=ENABLED.help) as enabled:
-        return [enabled, *(component(setting) for setting in SETTINGS[1:])]
+        parts = {ENABLED.name: enabled}
+        for names in ROWS:
+            with gr.Row():
+                parts.update((name, component(BY_NAME[name])) for name in names)
+    return [parts[setting.name] for setting in SETTINGS]
 
 
 def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
