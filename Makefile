@@ -5,10 +5,10 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live demo table clean
+.PHONY: test test-latest lint live ui demo table clean
 
 test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live
+	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -22,6 +22,11 @@ test-latest: $(LATEST)/ready
 # against a running webui with the extension installed, over its HTTP API only
 live: $(VENV)/ready
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/live
+
+# its page, in the Chromium that is installed
+ui: $(VENV)/ready
+	$(VENV)/bin/python -m pip install -q -r tests/ui/requirements.txt
+	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/ui
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m bench.demo --out out/demo

@@ -1,0 +1,119 @@
+"""The page as a person uses it, in Chromium, against a running webui with a small checkpoint (see `make ui`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from urllib.parse import urljoin
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from demofusion_lib.params import SETTINGS
+
+WEBUI_URL = os.environ.get("WEBUI_URL", "http://127.0.0.1:7861")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1300})
+    page.goto(WEBUI_URL, wait_until="domcontentloaded")
+    page.wait_for_function("typeof gradio_config !== 'undefined' && document.querySelector('#demofusion_scale[title]')")
+    page.wait_for_timeout(2000)  # the host goes on building the page for a while
+    yield page
+    page.close()
+
+
+def number(page: Page, element: str, value: str) -> None:
+    field = page.locator(f"#{element} input[type=number]").first
+    field.fill(value)
+    field.press("Tab")
+
+
+def prepare(page: Page) -> None:
+    page.fill("#txt2img_prompt textarea", "a red disc")
+    for element, value in {"width": "64", "height": "64", "steps": "4", "seed": "5"}.items():
+        number(page, f"txt2img_{element}", value)
+
+
+def tick(page: Page) -> None:
+    page.locator("#demofusion_enabled .label-wrap").first.click()
+    expect(page.locator("#demofusion_enabled-visible-checkbox")).to_be_checked()
+    expect(page.locator("#demofusion_scale input[type=number]")).to_be_visible()
+
+
+def generate(page: Page) -> None:
+    page.click("#txt2img_generate")
+    page.wait_for_timeout(1500)  # the page shows its Interrupt button from the click until the answer is there
+    expect(page.locator("#txt2img_interrupt")).to_be_hidden(timeout=60_000)
+    page.wait_for_timeout(1000)
+
+
+def picture(page: Page) -> bytes:
+    return urlopen(urljoin(WEBUI_URL, page.locator("#txt2img_gallery img").first.get_attribute("src"))).read()
+
+
+def test_every_setting_has_a_tooltip(page: Page) -> None:
+    titles = page.evaluate(
+        "() => [...document.querySelectorAll('[id^=demofusion_]')].filter(e => /^demofusion_[a-z0-9_]+$/.test(e.id))"
+        ".map(e => [e.id, e.title || e.querySelector('.label-wrap')?.title])"
+    )
+    assert dict(titles) == {s.elem_id: s.help for s in SETTINGS}
+
+
+def test_one_tick_draws_the_larger_image(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    generate(page)
+    size = page.locator("#txt2img_gallery img").first.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size == [128, 128]
+
+
+def test_reading_generation_parameters_brings_the_same_picture(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    number(page, "demofusion_scale", "1.5")
+    number(page, "demofusion_blur", "1.2")
+    page.locator("#demofusion_jitter input").uncheck()
+    generate(page)
+    first, infotext = picture(page), page.locator("#html_info_txt2img").first.inner_text()
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("#demofusion_scale[title]", state="attached")
+    page.wait_for_timeout(2000)
+    page.fill("#txt2img_prompt textarea", infotext)
+    page.click("#paste")
+    expect(page.locator("#demofusion_scale input[type=number]")).to_have_value("1.5")
+    expect(page.locator("#demofusion_jitter input")).not_to_be_checked()
+    expect(page.locator("#demofusion_enabled-visible-checkbox")).to_be_checked()
+    generate(page)
+    assert picture(page) == first
+
+
+def test_bad_setting_is_told_in_red(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    number(page, "demofusion_target_width", "16")
+    generate(page)
+    error = page.locator("#html_log_txt2img .error")
+    expect(error).to_contain_text("target_width is 16, allowed: 0, or 64 to 512 for this base image")
+    red, green, blue = error.evaluate("e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert red > 2 * max(green, blue)
+
+
+def test_takes_the_place_of_hires_fix(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    page.locator("#txt2img_hr-visible-checkbox").check()
+    generate(page)
+    expect(page.locator("#html_log_txt2img .comments")).to_contain_text("takes the place of Hires. fix")
