@@ -70,7 +70,7 @@ class Setting:
             return value
         if self.choices and value in self.choices:
             return value
-        if self.kind is int and number and float(value).is_integer() and self._within(value):
+        if self.kind is int and number and value == value // 1 and self._within(value):
             return int(value)
         if self.kind is float and number and self._within(value):
             return float(value)
@@ -82,7 +82,7 @@ class Setting:
         return self.low <= value <= self.high and on_grid
 
     def to_text(self, value: Any) -> str:
-        return f"{value:g}" if self.kind is float else str(value)
+        return repr(value).removesuffix(".0") if self.kind is float else str(value)
 
     def from_text(self, text: str) -> Any:
         """The value that `to_text` wrote. Raises SettingsError for a text it never writes."""

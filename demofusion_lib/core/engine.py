@@ -1,4 +1,4 @@
-"""One phase, as seen from a solver: what happens before and after each evaluation of the denoiser."""
+"""One phase, as seen from a solver: what happens before each evaluation of the denoiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Generators = Callable[[int], Sequence[torch.Generator]]
 class PhaseEngine:
     """Puts the residual and each step's windows where they belong in a run of evaluations.
 
-    Around every evaluation of the guided denoiser the host calls `before` and `after`; inside it, `fusion` predicts.
+    Before every evaluation of the guided denoiser the host calls `before`; inside it, `fusion` predicts.
     starts: for each evaluation in turn, whether it begins a step (see `solvers.step_starts`).
     """
 
@@ -43,8 +43,3 @@ class PhaseEngine:
         if self.pulled:
             self.residual.pull_again_(x, *self.level)
             self.pulled = False
-
-    def after(self, denoised: torch.Tensor) -> None:
-        """`denoised` is the guided estimate of `x0`. Kept as a copy: some solvers write into what they are given."""
-        if self.residual.stochastic:
-            self.residual.denoised = denoised.clone()

@@ -16,7 +16,7 @@ class SkipResidual:
     previous, noise: `(batch, channels, height, width)`: the upsampled latent of the phase before, the phase's one noise.
     normalise: weigh the pull by the training timesteps since the last one, so that it does not depend on the step count.
     stochastic: the sampler puts noise of its own into `x`. Blending that with the phase's noise would leave
-        `(1 - c1)^2 + c1^2` of its variance; the loss is measured against the last denoised estimate, and restored.
+        `(1 - c1)^2 + c1^2` of its variance; so much more of the phase's noise goes in that none is lost.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class SkipResidual:
         self.weights = weights
         self.normalise = normalise
         self.stochastic = stochastic
-        self.denoised: torch.Tensor | None = None
         self.last_t: float | None = None
         self.c1 = 0.0
 
@@ -63,32 +62,19 @@ class SkipResidual:
         """Applies the pull of the last `pull_` to another tensor of the same noise level (a corrected `x`)."""
         if self.c1 == 0:
             return
-        if self.stochastic and self.denoised is not None:
-            x.copy_(self._restored_blend(x, alpha, sigma))
-        else:
-            x.mul_(1 - self.c1).add_(self.noised(alpha, sigma), alpha=self.c1)
+        noise = self.noise * self._noise_weight(x, sigma) if self.stochastic else self.noise.mul(self.c1 * sigma)
+        x.mul_(1 - self.c1).add_(self.previous, alpha=self.c1 * alpha).add_(noise)
 
-    def _restored_blend(self, x: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
-        """The blend, its noise amplified so that the image has the variance of the blended signal at noise level `sigma`.
+    def _noise_weight(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """How much of the phase's noise brings the blend back to noise level `sigma`, shaped `(batch, 1, 1, 1)`.
 
-        The blend of signals is `(1 - c1) * x0 + c1 * previous`, and noise is independent of both, so that this variance
-        follows from the image's own and its covariance with `previous`. What is amplified is all but the signal as far
-        as it is known, `(1 - c1) * denoised + c1 * previous`.
+        `x` keeps `(1 - c1) * sigma` of a noise that shares the correlation `r` with the phase's; `w` of the latter makes
+        the variance `(1 - c1)^2 sigma^2 + 2 (1 - c1) sigma r w + w^2`, which has to be `sigma^2`. Where the noises are
+        one, `r = 1`, that is the authors' `c1 * sigma`. Signal and noise are independent, so that `r` can be measured.
         """
-        assert self.denoised is not None
-        c1, previous = self.c1, self.previous.mul(alpha)
-        known = self.denoised.mul(alpha).lerp_(previous, c1)
-        rest = torch.lerp(x, self.noised(alpha, sigma), c1).sub_(known)
-        own = covariance(x, x) - sigma**2
-        wanted = (
-            (1 - c1) ** 2 * own + 2 * c1 * (1 - c1) * covariance(x, previous) + c1**2 * covariance(previous, previous)
-        )
-        wanted = wanted + sigma**2
-        # known + gain * rest has the wanted variance: a quadratic in the gain
-        a, b, c = covariance(rest, rest), covariance(known, rest), covariance(known, known) - wanted
-        root = (b.square() - a * c).clamp(min=0).sqrt()
-        gain = torch.where(a.gt(0), (root - b) / a, torch.ones_like(a))
-        return known.add_(rest.mul_(gain))
+        own = 1 - self.c1
+        shared = covariance(x, self.noise).div(covariance(self.noise, self.noise)).div(sigma).clamp(-1, 1).mul(own)
+        return shared.square().add(1 - own**2).sqrt().sub(shared).mul(sigma)
 
 
 def covariance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -86,12 +86,10 @@ class InstalledEngine:
         self.engine.before(x, t, alpha, sigma)
         self.fused.begin(row_owners(kwargs["cond"]))
         try:
-            answer = self.guided_forward(x, level, *args, **kwargs)
+            return self.guided_forward(x, level, *args, **kwargs)
         except InterruptedException:
             self.interrupted = True
             raise
-        self.engine.after(self.family.denoised(x, answer, alpha, sigma))
-        return answer
 
     def after_correction(self, info: dict[str, Any]) -> None:
         self.engine.corrected(info["x"])

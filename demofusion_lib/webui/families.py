@@ -34,9 +34,6 @@ class SigmaFamily:
         scalings = self.base.get_scalings(sigma)
         return float(scalings[0]) if len(scalings) == 3 else 1.0
 
-    def denoised(self, x: torch.Tensor, answer: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
-        return answer
-
     def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
         """What to hand to the host's `sample`, which scales unit noise to the first sigma, to begin at the noised latent."""
         sigmas = sampler.get_sigmas(p, steps).tolist()
@@ -68,9 +65,6 @@ class TimestepFamily:
         """0 for epsilon models; from `v` the host computes `eps = alpha * v + sigma * x` at the whole timestep."""
         v_model = hasattr(self.base, "predict_eps_from_z_and_v")
         return self._alpha_sigma(int(level[0]))[1] if v_model else 0.0
-
-    def denoised(self, x: torch.Tensor, answer: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
-        return (x - sigma * answer) / alpha
 
     def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
         last = len(self.alphas_cumprod) - 1

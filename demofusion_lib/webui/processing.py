@@ -43,12 +43,14 @@ class _Phased:
         host_sample = super().sample  # type: ignore[misc]
         if run is None:
             return host_sample(*args, **kwargs)
-        if run.error is not None:
-            raise run.error
         if run.owner != id(self):
-            run = Run(run.params)  # of a copy: what it keeps is not the original's
+            run = Run(run.params, run.error)  # of a copy: what it keeps is not the original's
         host_sample = run.outer_sample or host_sample
-        return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
+        try:
+            return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
+        except BaseException:
+            detach(self)  # the host does not come to our postprocess
+            raise
 
 
 def attach(p: Any, run: Run) -> None:
@@ -76,7 +78,8 @@ def latent_size(p: Any) -> tuple[int, int]:
 
 def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     """The host's base image, then the phases. Latents of the base at scale 1, else decoded images."""
-    assert run.params is not None
+    if run.params is None:
+        raise run.error or SettingsError("no settings")
     base_lat, phases = run.params.phases(latent_size(p))
     check_model(p.sd_model)
     check_sampler(p, run.params)

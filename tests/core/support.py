@@ -67,7 +67,6 @@ class PhaseModel:
         denoised = self.engine.fusion(
             x, range(len(x)), t, self.skip, lambda patches, rows, views, layout: self.denoise(patches, level, rows)
         )
-        self.engine.after(denoised)
         return denoised
 
 

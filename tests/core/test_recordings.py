@@ -93,7 +93,12 @@ class RecordedWindows:
 
     def __init__(self, recording: Recording, phase: Phase):
         views = recording.arrays[f"phase{phase.number}_views"].tolist()
-        self.steps = iter([[View(slice(t, b), slice(l, r), (t, l)) for t, b, l, r in step] for step in views])
+        self.steps = iter(
+            [
+                [View(slice(top, bottom), slice(left, right), (top, left)) for top, bottom, left, right in step]
+                for step in views
+            ]
+        )
         self.margin = recording.jitter
 
     def layout(self, generators: Sequence[torch.Generator]) -> Layout:
@@ -130,7 +135,6 @@ def k_diffusion_phase(recording: Recording, phase: Phase, previous: torch.Tensor
 
         engine.before(x, t, 1.0, level)
         denoised = recording.guided(engine.fusion(x.repeat(2, 1, 1, 1), [0, 0], t, 1.0, predict))
-        engine.after(denoised)
         return denoised
 
     start = engine.residual.noised(1.0, float(sigmas[0]))
@@ -165,7 +169,6 @@ def timestep_phase(recording: Recording, phase: Phase, previous: torch.Tensor) -
         alpha, sigma = recording.alpha_sigma(t)
         engine.before(x, t, alpha, sigma)
         eps = recording.guided(engine.fusion(x.repeat(2, 1, 1, 1), [0, 0], t, 0.0, predict))
-        engine.after((x - sigma * eps) / alpha)
         return eps
 
     start = engine.residual.noised(*recording.alpha_sigma(recording.timesteps[0]))

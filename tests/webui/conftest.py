@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gradio as gr
 import k_diffusion.sampling
 import numpy as np
 import pytest
@@ -18,26 +19,27 @@ import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-OURS = ("modules", "tiny_models", "demofusion_lib.webui")
+OURS = {"modules", "tiny_models", "witness", "by_hand"}
 
 
 def forget_modules() -> None:
     for name in list(sys.modules):
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in OURS):
+        if name.partition(".")[0] in OURS or name.startswith("demofusion_lib.webui"):
             del sys.modules[name]
     package = sys.modules.get("demofusion_lib")
-    if package is not None and hasattr(package, "webui"):
+    if hasattr(package, "webui"):
         del package.webui
 
 
-@dataclass
+@dataclass(repr=False)
 class Outcome:
-    """What a generation left behind."""
+    """What a generation left behind. `latents` are those that were decoded, in order."""
 
     p: Any
     processed: Any
     samplings: list[Any]
     latents: list[torch.Tensor]
+    calls: int
     error: BaseException | None = None
 
     @property
@@ -50,7 +52,11 @@ class Outcome:
 
     @property
     def comments(self) -> str:
-        return "\n".join(self.p.comments)
+        return self.processed.comments
+
+    @property
+    def infotext(self) -> str:
+        return self.processed.infotexts[0]
 
     @property
     def base(self) -> Any:
@@ -61,13 +67,14 @@ class Outcome:
         return self.samplings[1:]
 
 
-@dataclass
 class Host:
     """The doubles' modules are attributes: `host.shared`, `host.processing`."""
 
-    models: ModuleType
-    script_module: ModuleType
-    samplings: list[Any] = field(default_factory=list)
+    def __init__(self, script_module: ModuleType):
+        self.script_module = script_module
+        self.models = importlib.import_module("tiny_models")
+        self.witness = importlib.import_module("witness").Witness()
+        self.params = importlib.import_module("demofusion_lib.params")
 
     def __getattr__(self, name: str) -> ModuleType:
         return importlib.import_module(f"modules.{name}")
@@ -82,95 +89,62 @@ class Host:
 
     @property
     def model(self) -> Any:
-        return self.shared.sd_model
+        return self.shared.sd_model or self.install()
 
     @property
     def swallowed(self) -> list[tuple[str, BaseException | None]]:
+        """What went wrong in hooks and callbacks, where the webui reports it and goes on."""
         return self.errors._reports
 
-    def install(self, **settings: Any) -> Any:
-        """A model on the disk; the first one is loaded."""
-        model = self.models.TinyModel(**settings)
-        model.watch = self._watch
+    def install(self, name: str = "tiny.safetensors", **settings: Any) -> Any:
+        """Puts a model on the disk; the first one is loaded."""
+        model = self.models.TinyModel(name, **settings)
+        model.watch = self.witness.model_called
         self.sd_models._install(model)
         return model
 
-    def _watch(self, call: Any) -> None:
-        self.samplings[-1].evaluations[-1].calls.append(call)
-
-    def witness(self) -> Any:
-        """A script that writes down what every other extension is told."""
-        samplings = self.samplings
-        models = self.models
-
-        class Witness(self.scripts.Script):
-            def title(self):
-                return "witness"
-
-            def show(self, is_img2img):
-                return sys.modules["modules.scripts"].AlwaysVisible
-
-            def process_before_every_sampling(self, p, *args, x, noise, c, uc, **kwargs):
-                samplings.append(models.Sampling(x.clone(), noise.clone(), c, uc))
-
-        def denoiser(params):
-            e = models.Evaluation(params.x.clone(), params.image_cond, params.sigma.clone(), params.sampling_step)
-            samplings[-1].evaluations.append(e)
-
-        def after(params):
-            samplings[-1].evaluations[-1].denoised = params.x.clone()
-
-        self.script_callbacks.on_cfg_denoiser(denoiser)
-        self.script_callbacks.on_cfg_after_cfg(after)
-        return Witness()
-
     def our_script(self) -> Any:
-        """The script class that the host finds in the entry, made as the host makes it."""
-        found = [
+        """Of the one script class that the webui finds in our entry."""
+        (script_class,) = [
             value
             for value in vars(self.script_module).values()
             if isinstance(value, type) and issubclass(value, self.scripts.Script)
         ]
-        assert len(found) == 1
-        return found[0]()
+        return script_class()
 
-    def processing_object(self, settings: Any = None, *, scripts: tuple = (), **fields: Any) -> Any:
-        """A txt2img generation with our script among others. `settings`: a mapping, a list of values, None for off."""
+    def generation(self, settings: Any = None, *, scripts: tuple = (), **fields: Any) -> Any:
+        """A txt2img processing object with our script among others.
+
+        settings: None for off, a mapping of names (enabled unless it says otherwise), or values in order.
+        """
+        assert self.model is not None
         values = {
             "prompt": "cat", "negative_prompt": "dog", "seed": 5, "subseed": 1, "steps": 4, "cfg_scale": 3.0,
             "width": 128, "height": 128, "sampler_name": "Euler", "outpath_samples": "out", **fields,
         }  # fmt: skip
-        if self.model is None:
-            self.install()
         p = self.processing.StableDiffusionProcessingTxt2Img(**values)
         runner = self.scripts.ScriptRunner()
-        runner._add(self.our_script(), self._arguments(settings))
-        for script in (self._witness, *scripts):
+        runner._add(self.our_script(), self.arguments(settings))
+        for script in (self.witness, *scripts):
             runner._add(script, [])
         p.scripts, p.script_args = runner, tuple(runner.inputs)
         return p
 
-    @property
-    def _witness(self) -> Any:
-        if "_the_witness" not in self.__dict__:
-            self.__dict__["_the_witness"] = self.witness()
-        return self._the_witness
-
-    def _arguments(self, settings: Any) -> list[Any]:
-        """Behind a mapping the API fills up with the accordion's own values."""
-        params = sys.modules["demofusion_lib.params"]
-        defaults = [setting.default for setting in params.SETTINGS]
+    def arguments(self, settings: Any) -> list[Any]:
+        """As they arrive: behind a mapping the API fills up with the accordion's own values."""
+        defaults = [setting.default for setting in self.params.SETTINGS]
         if settings is None:
             return defaults
         if isinstance(settings, dict):
-            return [{"enabled": True, **settings}, *defaults[1:]]
+            return [{"enabled": True, "window_batch": 64, **settings}, *defaults[1:]]
         return [*settings, *defaults[len(settings) :]]
 
     def run(self, p: Any) -> Outcome:
         """As the API runs it. An error that reaches the user is in the outcome."""
-        self.samplings.clear()
-        self.model.decoded.clear()
-        self.model.calls = 0
+        model = self.model
+        self.witness.samplings.clear()
+        model.decoded.clear()
+        model.calls = 0
         self.state.begin("txt2img")
         processed = error = None
         try:
@@ -179,10 +153,10 @@ class Host:
             error = raised
         finally:
             self.state.end()
-        return Outcome(p, processed, list(self.samplings), list(self.model.decoded), error)
+        return Outcome(p, processed, list(self.witness.samplings), list(model.decoded), model.calls, error)
 
     def txt2img(self, settings: Any = None, *, scripts: tuple = (), **fields: Any) -> Outcome:
-        outcome = self.run(self.processing_object(settings, scripts=scripts, **fields))
+        outcome = self.run(self.generation(settings, scripts=scripts, **fields))
         if outcome.error is not None:
             raise outcome.error
         return outcome
@@ -196,15 +170,21 @@ def load_entry() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    import gradio as gr
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what is imported anew for every test from being compiled anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", False)
+        patch.setattr(sys, "pycache_prefix", str(tmp_path_factory.mktemp("bytecode")))
+        yield
 
+
+@pytest.fixture
+def host(bytecode: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     forget_modules()
-    monkeypatch.syspath_prepend(str(HERE / "host"))
+    monkeypatch.setattr(sys, "path", [str(HERE / "host"), *sys.path])
     monkeypatch.setattr(k_diffusion.sampling, "torch", torch)
-    monkeypatch.setattr(gr.components.IOComponent, "__init__", gr.components.IOComponent.__init__)
-    extensons = importlib.import_module("modules.gradio_extensons")
-    monkeypatch.setattr(gr.components.IOComponent, "__init__", extensons.IOComponent_init)
-    yield Host(importlib.import_module("tiny_models"), load_entry())
+    extensions = importlib.import_module("modules.gradio_extensons")
+    monkeypatch.setattr(gr.components.IOComponent, "__init__", extensions.IOComponent_init)
+    yield Host(load_entry())
     forget_modules()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,7 @@ def text_numbers(text: str) -> list[float]:
     return [((state * factor) % 1009) / 1009 * 2 - 1 for factor in (3, 17, 91, 523)]
 
 
-@dataclass
+@dataclass(repr=False)
 class Call:
     """One call of the model: what it was given."""
 
@@ -44,11 +44,11 @@ class Call:
 
 @dataclass
 class Hooks:
-    """What a test does within the model's call number `n`, counted from 0, and within its decoder's."""
+    """What a test does within the model's call number `n`, counted from 0, with its output, and with decoded images."""
 
     on_call: Callable[[int], None] = lambda n: None
-    on_decode: Callable[[torch.Tensor], None] = lambda latent: None
     output: Callable[[int, torch.Tensor], torch.Tensor] = lambda n, output: output
+    decoded: Callable[[torch.Tensor], torch.Tensor] = lambda image: image
 
 
 class SizeEmbedder(torch.nn.Module):
@@ -90,6 +90,7 @@ class TinyModel:
 
     texture: weight of the part of the prediction that depends on neighbouring cells, and so on the window's edges.
     spread: standard deviation of the distribution, 0 for one single image.
+    accent: what this checkpoint's text encoder adds to every number, so that its conditions can be told apart.
     """
 
     is_sd3 = False
@@ -107,11 +108,13 @@ class TinyModel:
         sdxl: bool = False,
         texture: float = 0.3,
         spread: float = 0.5,
+        accent: float = 0.0,
     ):
         self.parameterization = parameterization
         self.is_sdxl = sdxl
         self.texture = texture
         self.spread = spread
+        self.accent = accent
         self.model = SimpleNamespace(conditioning_key=conditioning_key)
         self.first_stage_model = SimpleNamespace(dtype=torch.float32, to=lambda *args: None)
         self.sd_checkpoint_info = CheckpointInfo(name)
@@ -122,6 +125,7 @@ class TinyModel:
         self.kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(5)) / 6
         self.hooks = Hooks()
         self.calls = 0
+        self.encoded_sizes: list[tuple[int, int]] = []
         self.decoded: list[torch.Tensor] = []
         self.encoded: list[tuple[str, int | None, int | None]] = []
         self.watch: Callable[[Call], None] = lambda call: None
@@ -132,7 +136,7 @@ class TinyModel:
     def encode(self, text: str) -> torch.Tensor:
         """A row for each token; longer prompts take more chunks."""
         chunks = max(1, math.ceil(len(text.split()) / WORDS))
-        return torch.tensor(text_numbers(text)).expand(chunks * (WORDS + 2), -1).clone()
+        return torch.tensor(text_numbers(text)).add(self.accent).expand(chunks * (WORDS + 2), -1).clone()
 
     def get_learned_conditioning(self, batch: Any) -> Any:
         width, height = getattr(batch, "width", None), getattr(batch, "height", None)
@@ -176,48 +180,17 @@ class TinyModel:
         """At timesteps that need not be whole."""
         t = t.double().clamp(0, 999)
         low = t.floor().long()
-        logs = self.alphas_cumprod.double().log()
-        squared = torch.lerp(logs[low], logs[(low + 1).clamp(max=999)], t - low).exp()
+        below, above = (self.alphas_cumprod[i].double().log() for i in (low, (low + 1).clamp(max=999)))
+        squared = torch.lerp(below, above, t - low).exp()
         return squared.sqrt().float()[:, None, None, None], (1 - squared).sqrt().float()[:, None, None, None]
 
     def decode_first_stage(self, latent: torch.Tensor) -> torch.Tensor:
         self.decoded.append(latent.clone())
-        self.hooks.on_decode(latent)
-        return latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2)
+        return self.hooks.decoded(latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2))
 
     def encode_first_stage(self, image: torch.Tensor) -> torch.Tensor:
+        self.encoded_sizes.append(tuple(image.shape[-2:]))
         return F.pad(F.avg_pool2d(image, 8), (0, 0, 0, 0, 0, 1))
 
     def get_first_stage_encoding(self, encoded: torch.Tensor) -> torch.Tensor:
         return encoded
-
-
-@dataclass
-class Evaluation:
-    """One evaluation of the guided denoiser: the rows of the whole latent, and the model's calls within."""
-
-    x: torch.Tensor
-    image_cond: torch.Tensor
-    sigma: torch.Tensor
-    step: int
-    denoised: torch.Tensor | None = None
-    calls: list[Call] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        return sum(len(call.x) for call in self.calls)
-
-
-@dataclass
-class Sampling:
-    """One run of a sampler, as `process_before_every_sampling` announced it."""
-
-    x: torch.Tensor
-    noise: torch.Tensor
-    c: Any
-    uc: Any
-    evaluations: list[Evaluation] = field(default_factory=list)
-
-    @property
-    def calls(self) -> list[Call]:
-        return [call for evaluation in self.evaluations for call in evaluation.calls]

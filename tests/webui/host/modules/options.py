@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 
-class OptionInfo:
+class _Info:
     def __init__(self, default=None):
         self.default = default
 
 
 class Options:
-    def __init__(self, data_labels: dict[str, OptionInfo], restricted_opts):
+    def __init__(self, data_labels: dict[str, _Info], restricted_opts):
         self.__dict__.update(data_labels=data_labels, restricted_opts=restricted_opts)
         self.__dict__["data"] = {key: info.default for key, info in data_labels.items()}
 

@@ -105,7 +105,7 @@ class CFGDenoiser(torch.nn.Module):
             if opts.batch_cond_uncond:
                 return self.inner_model(x_in, sigma_in, cond=self._condition(text, image_cond_in))
             for a in range(0, len(x_in), images):
-                call(a, min(a + images, len(x_in)), subscript_cond(text, a, a + images))
+                call(a, a + images, subscript_cond(text, a, a + images))  # the planes may be more than the rows
             return x_out
         rows = tensor.shape[0]
         size = images * 2 if opts.batch_cond_uncond else images

@@ -9,14 +9,16 @@ from k_diffusion.sampling import get_sigmas_karras
 
 @torch.no_grad()
 def restart_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, s_noise=1.0, restart_list=None):
-    """Heun's method; from 20 steps on some of them go to a second descent from sigma 2 to 0.1."""
+    """Heun's method; from 20 steps on some of them descend again from sigma 2 to 0.1."""
     extra_args, ones = extra_args or {}, x.new_ones(len(x))
     steps, last = len(sigmas) - 1, None
     descents = [sigmas]
     if steps >= 20:
-        main = get_sigmas_karras(steps - 9, sigmas[-2].item(), sigmas[0].item())
+        again, times = (steps // 4, 2) if steps >= 36 else (9, 1)
+        main = get_sigmas_karras(steps - again * times, sigmas[-2].item(), sigmas[0].item())
         low, high = (int((main - sigma).abs().argmin()) for sigma in (0.1, 2))
-        descents = [main[: low + 1], get_sigmas_karras(10, main[low].item(), main[high].item())[:-1], main[low:]]
+        restart = get_sigmas_karras(again + 1, main[low].item(), main[high].item())[:-1]
+        descents = [main[: low + 1], *[restart] * times, main[low:]]
     pairs = [pair for descent in descents for pair in itertools.pairwise(descent)]
     for i, (old, new) in enumerate(pairs):
         if last is not None and old > last:

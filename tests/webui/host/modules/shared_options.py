@@ -1,6 +1,6 @@
 """The options that sampling reads, with the webui's own defaults but for the source of random numbers."""
 
-from modules.options import OptionInfo
+from modules.options import _Info
 
 _DEFAULTS = {
     "CLIP_stop_at_last_layers": 1,
@@ -44,4 +44,4 @@ _DEFAULTS = {
     "uni_pc_variant": "bh1",
 }
 
-options_templates = {key: OptionInfo(default) for key, default in _DEFAULTS.items()}
+options_templates = {key: _Info(default) for key, default in _DEFAULTS.items()}

@@ -1,0 +1,70 @@
+"""Imports run one way: `core` <- `params` <- everything else."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "demofusion_lib"
+CORE = sorted((PACKAGE / "core").rglob("*.py"))
+LIBRARIES = {"__future__", "collections", "dataclasses", "hashlib", "itertools", "math", "torch", "typing"}
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever in it."""
+    package = ".".join(path.relative_to(PACKAGE.parent).parts[:-1])
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(importlib.util.resolve_name("." * node.level + node.module, package))
+        elif isinstance(node, ast.ImportFrom):
+            names |= {importlib.util.resolve_name("." * node.level + alias.name, package) for alias in node.names}
+    return names
+
+
+def is_core(name: str) -> bool:
+    return name == "demofusion_lib.core" or name.startswith("demofusion_lib.core.")
+
+
+def test_there_is_a_core() -> None:
+    assert len(CORE) >= 7
+
+
+@pytest.mark.parametrize("path", CORE, ids=[path.name for path in CORE])
+def test_the_core_imports_torch_and_itself(path: Path) -> None:
+    """No host, no gradio, no settings, no files."""
+    outside = {name for name in imported(path) if not is_core(name)}
+    assert {name.split(".")[0] for name in outside} <= LIBRARIES
+
+
+@pytest.mark.parametrize("path", CORE, ids=[path.name for path in CORE])
+def test_the_core_opens_no_files_and_keeps_no_state(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"open", "exec", "eval", "__import__", "print", "input"}
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Global, ast.Nonlocal))]
+
+
+def test_params_imports_the_core_alone() -> None:
+    outside = {name for name in imported(PACKAGE / "params.py") if not is_core(name)}
+    assert {name.split(".")[0] for name in outside} <= LIBRARIES - {"torch"}
+
+
+def test_the_core_loads_without_the_rest() -> None:
+    program = (
+        "import sys, demofusion_lib.core\n"
+        "loaded = {name.split('.')[0] for name in sys.modules} & {'modules', 'gradio', 'k_diffusion'}\n"
+        "ours = [name for name in sys.modules if name.startswith('demofusion_lib.') and '.core' not in name]\n"
+        "print(sorted(loaded), ours)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[] []"

@@ -1,0 +1,370 @@
+"""The settings table: what it promises to the accordion, the API, the infotext and the README."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from dataclasses import FrozenInstanceError, asdict, fields
+from pathlib import Path
+
+import pytest
+
+from demofusion_lib.core import BORDERS, PLANS, Weights
+from demofusion_lib.params import (
+    BY_NAME,
+    SETTINGS,
+    SIZE_CONDITIONS,
+    TITLE,
+    Params,
+    Setting,
+    SettingsError,
+    markdown_table,
+)
+
+README = Path(__file__).parents[2] / "README.md"
+
+# public since the first release: positional API arguments, element ids and infotext keys. Append, never reorder.
+FROZEN = [
+    ("enabled", "demofusion_enabled", "DemoFusion enabled", False),
+    ("scale", "demofusion_scale", "DemoFusion scale", 2.0),
+    ("target_width", "demofusion_target_width", "DemoFusion target width", 0),
+    ("target_height", "demofusion_target_height", "DemoFusion target height", 0),
+    ("plan", "demofusion_plan", "DemoFusion plan", "every"),
+    ("steps", "demofusion_steps", "DemoFusion steps", 0),
+    ("a1", "demofusion_a1", "DemoFusion a1", 3.0),
+    ("a2", "demofusion_a2", "DemoFusion a2", 1.0),
+    ("a3", "demofusion_a3", "DemoFusion a3", 1.0),
+    ("step_normalised", "demofusion_step_normalised", "DemoFusion step normalised", True),
+    ("blur", "demofusion_blur", "DemoFusion blur", 0.8),
+    ("overlap", "demofusion_overlap", "DemoFusion overlap", 0.5),
+    ("jitter", "demofusion_jitter", "DemoFusion jitter", True),
+    ("border", "demofusion_border", "DemoFusion border", "inside"),
+    ("window_batch", "demofusion_window_batch", "DemoFusion window batch", 2),
+    ("sdxl_size", "demofusion_sdxl_size", "DemoFusion sdxl size", "final"),
+    ("keep_phases", "demofusion_keep_phases", "DemoFusion keep phases", False),
+]
+DEFAULTS = {name: default for name, _, _, default in FROZEN}
+
+# another allowed value than the default, for every setting
+OTHER = {
+    "enabled": True,
+    "scale": 3.7,
+    "target_width": 4096,
+    "target_height": 2048,
+    "plan": "doubling",
+    "steps": 30,
+    "a1": 2.5,
+    "a2": 0.5,
+    "a3": 0.0,
+    "step_normalised": False,
+    "blur": 1.25,
+    "overlap": 0.25,
+    "jitter": False,
+    "border": "paper",
+    "window_batch": 64,
+    "sdxl_size": "phase",
+    "keep_phases": True,
+}
+
+NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
+WHOLE = [setting for setting in NUMBERS if setting.kind is int]
+
+
+def test_names_order_ids_keys_and_defaults_are_frozen() -> None:
+    rows = [(s.name, s.elem_id, s.key, s.default) for s in SETTINGS]
+    assert rows == FROZEN
+    assert [type(s.default) for s in SETTINGS] == [type(default) for *_, default in FROZEN]
+    assert TITLE == "DemoFusion Hires"
+
+
+def test_the_table_and_the_dataclass_agree() -> None:
+    assert [field.name for field in fields(Params)] == [s.name for s in SETTINGS] == list(BY_NAME)
+    types = {"bool": bool, "int": int, "float": float, "str": str}
+    assert {field.name: types[field.type] for field in fields(Params)} == {s.name: s.kind for s in SETTINGS}
+
+
+def test_defaults_are_the_authors() -> None:
+    params = Params.from_args([])
+    assert asdict(params) == DEFAULTS
+    assert params.weights == Weights(3, 1, 1)
+    assert (params.blur, params.overlap, params.jitter, params.plan) == (0.8, 0.5, True, "every")
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_every_row_is_complete(setting: Setting) -> None:
+    assert setting.label and setting.label[0].isupper()
+    assert setting.help.endswith(".") and len(setting.help) > 20
+    assert (setting.low is None) == (setting.high is None) == (setting.step is None)
+    assert (setting.low is not None) == (setting.kind in (int, float))
+    assert bool(setting.choices) == (setting.kind is str)
+    assert setting.check(setting.default) == setting.default
+
+
+def test_labels_are_unique() -> None:
+    assert len({s.label for s in SETTINGS}) == len({s.key for s in SETTINGS}) == len(SETTINGS)
+
+
+def test_choices_are_the_cores() -> None:
+    assert BY_NAME["plan"].choices == PLANS
+    assert BY_NAME["border"].choices == BORDERS
+    assert BY_NAME["sdxl_size"].choices == SIZE_CONDITIONS
+
+
+def test_params_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Params.from_args([]).scale = 3.0
+
+
+# -- the API's arguments
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_dictionary_of_names_leaves_the_rest_at_its_defaults(name: str) -> None:
+    assert asdict(Params.from_args([{name: OTHER[name]}])) == {**DEFAULTS, name: OTHER[name]}
+
+
+def test_what_follows_a_dictionary_says_nothing() -> None:
+    """The host fills up with the accordion's values."""
+    assert Params.from_args([{"scale": 4}, 3.0, None, "nonsense", *range(30)]) == Params.from_names({"scale": 4})
+
+
+@pytest.mark.parametrize("count", range(len(FROZEN) + 1))
+def test_positional_arguments_follow_the_table(count: int) -> None:
+    values = list(OTHER.values())[:count]
+    assert asdict(Params.from_args(values)) == {**DEFAULTS, **dict(itertools.islice(OTHER.items(), count))}
+
+
+def test_too_many_positional_arguments_are_refused() -> None:
+    with pytest.raises(SettingsError, match="18 arguments, allowed: at most 17, or one dictionary of names"):
+        Params.from_args([*OTHER.values(), 1])
+
+
+def test_unknown_names_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(SettingsError) as error:
+        Params.from_args([{"scal": 4, "scale": 2, "Overlap": 0.5}])
+    assert "unknown setting scal, Overlap;" in str(error.value)
+    assert all(re.search(rf"\b{name}\b", str(error.value)) for name in OTHER)
+
+
+BAD = {
+    "enabled": [1, 0, "true", None, [], {}],
+    "scale": [0.99, 8.01, -1, "2", None, True, float("nan"), float("inf"), [2], 10**400],
+    "target_width": [-8, 16392, 4, 1025, 512.5, "512", None, True, float("nan"), float("inf"), 10**400],
+    "target_height": [-8, 16392, 4, 1025, 512.5, "512", None, True],
+    "plan": ["Every", "", None, 0, ["every"]],
+    "steps": [-1, 151, 2.5, "20", None, True],
+    "a1": [-0.1, 10.1, "3", None, True, float("nan")],
+    "a2": [-0.1, 10.1, None],
+    "a3": [-0.1, 10.1, None],
+    "step_normalised": [1, "True", None],
+    "blur": [-0.1, 5.1, None, True],
+    "overlap": [-0.1, 0.91, 1, None],
+    "jitter": [1, "True", None],
+    "border": ["outside", None, True],
+    "window_batch": [0, 65, 1.5, None],
+    "sdxl_size": ["target", None],
+    "keep_phases": [1, None],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str) -> None:
+    for value in BAD[name]:
+        with pytest.raises(SettingsError) as error:
+            Params.from_args([{name: value}])
+        assert str(error.value) == f"DemoFusion: {name} is {value!r}, allowed: {BY_NAME[name].allowed}"
+        assert error.value.status_code == 422 and error.value.detail == str(error.value)
+        assert isinstance(error.value, ValueError)
+
+
+def test_bad_values_are_refused_in_the_positional_form_too() -> None:
+    with pytest.raises(SettingsError, match=r"scale is 9, allowed: 1 to 8"):
+        Params.from_args([True, 9])
+
+
+def test_what_is_allowed_reads_well() -> None:
+    assert BY_NAME["enabled"].allowed == "true or false"
+    assert BY_NAME["plan"].allowed == "every, doubling, direct"
+    assert BY_NAME["scale"].allowed == "1 to 8"
+    assert BY_NAME["steps"].allowed == "whole numbers 0 to 150"
+    assert BY_NAME["target_width"].allowed == "whole numbers 0 to 16384, multiples of 8"
+    assert BY_NAME["overlap"].allowed == "0 to 0.9"
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda s: s.name)
+def test_both_ends_of_every_range_are_allowed(setting: Setting) -> None:
+    for value in (setting.low, setting.high):
+        checked = setting.check(value)
+        assert checked == value and type(checked) is setting.kind
+
+
+@pytest.mark.parametrize("setting", WHOLE, ids=lambda s: s.name)
+def test_whole_numbers_may_come_as_floats(setting: Setting) -> None:
+    """As the browser's sliders send them."""
+    value = setting.check(float(OTHER[setting.name]))
+    assert value == OTHER[setting.name] and type(value) is int
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.choices], ids=lambda s: s.name)
+def test_every_choice_is_allowed(setting: Setting) -> None:
+    assert [setting.check(choice) for choice in setting.choices] == list(setting.choices)
+
+
+# -- the infotext
+
+HOST_FIELD = re.compile(r"\s*(\w[\w \-/]+):\s*([^,]*)(?:,|$)")
+
+
+def through_infotext(params: Params) -> Params:
+    """As one line among the host's own fields, read back as the host reads it: by name, colon and comma."""
+    fields_written = {"Steps": "20", "Size": "512x512", **params.to_infotext(), "Version": "v1.10.1"}
+    line = ", ".join(f"{key}: {value}" for key, value in fields_written.items())
+    return Params.from_infotext(dict(HOST_FIELD.findall(line)))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_infotext_keys_are_ones_the_host_can_read(setting: Setting) -> None:
+    assert re.fullmatch(r"\w[\w \-/]+", setting.key)
+    assert setting.key.startswith("DemoFusion ")
+
+
+def test_defaults_leave_no_trace_in_the_infotext() -> None:
+    assert Params.from_args([]).to_infotext() == {}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_infotext_carries_what_differs(name: str) -> None:
+    params = Params.from_names({name: OTHER[name]})
+    text = params.to_infotext()
+    assert list(text) == [BY_NAME[name].key]
+    assert all(isinstance(value, str) and not re.search(r'[,:"\n]', value) for value in text.values())
+    assert through_infotext(params) == params
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
+    """Exactly: the same settings draw the same picture again."""
+    source = random.Random(setting.name)
+    if setting.kind is float:
+        values = [setting.low, setting.high, 1 + 1 / 3, 0.1 + 0.2]
+        values += [source.uniform(setting.low, setting.high) for _ in range(50)]
+    elif setting.kind is int:
+        values = range(int(setting.low), int(setting.high) + 1, int(setting.step))
+    else:
+        values = setting.choices or (True, False)
+    for value in values:
+        if setting.kind is float and not setting.low <= value <= setting.high:
+            continue
+        params = Params.from_names({setting.name: value})
+        assert through_infotext(params) == params
+
+
+def test_all_settings_come_back_together() -> None:
+    params = Params.from_names(OTHER)
+    assert len(params.to_infotext()) == len(SETTINGS)
+    assert through_infotext(params) == params
+
+
+def test_short_numbers_stay_short_in_the_infotext() -> None:
+    texts = Params.from_names({"scale": 4, "blur": 1.25, "a1": 0.1, "steps": 30}).to_infotext()
+    assert list(texts.values()) == ["4", "30", "0.1", "1.25"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("DemoFusion enabled", "yes"),
+        ("DemoFusion enabled", ""),
+        ("DemoFusion scale", "large"),
+        ("DemoFusion scale", "nan"),
+        ("DemoFusion scale", "99"),
+        ("DemoFusion steps", "2.5"),
+        ("DemoFusion steps", "1e400"),
+        ("DemoFusion plan", "all"),
+    ],
+)
+def test_a_bad_infotext_is_refused_by_name(key: str, text: str) -> None:
+    name = key.removeprefix("DemoFusion ")
+    with pytest.raises(SettingsError, match=f"DemoFusion: {name} is .*, allowed: "):
+        Params.from_infotext({key: text})
+
+
+def test_other_peoples_infotext_is_left_alone() -> None:
+    assert Params.from_infotext({"Steps": "20", "DemoFusion Fork scale": "3"}) == Params.from_args([])
+
+
+# -- sizes
+
+
+def size_of(base_lat: tuple[int, int], **values: object) -> tuple[int, int]:
+    return Params.from_names(values).target_lat(base_lat)
+
+
+def test_targets_in_latent_cells() -> None:
+    assert size_of((64, 64), scale=2.5) == (160, 160)
+    assert size_of((152, 104), scale=4) == (608, 416)
+    assert size_of((64, 96), target_height=1024) == (128, 192)
+    assert size_of((64, 96), target_width=1536) == (128, 192)
+    assert size_of((64, 96), target_width=1000, target_height=1024) == (128, 125)
+    assert size_of((64, 96), target_width=1536, scale=7) == (128, 192), "a target goes before the scale"
+
+
+def test_a_target_of_another_shape_takes_its_part_of_the_base() -> None:
+    base, phases = Params.from_names({"target_width": 2048, "target_height": 1024}).phases((64, 64))
+    assert base == (32, 64)
+    assert [(p.height_lat, p.width_lat) for p in phases] == [(64, 128), (96, 192), (128, 256)]
+
+
+def test_every_target_of_a_native_base_is_reached() -> None:
+    for width, height in itertools.product(range(512, 2049, 104), range(512, 2049, 136)):
+        for plan in PLANS:
+            params = Params.from_names({"target_width": width, "target_height": height, "plan": plan})
+            _, phases = params.phases((64, 64))
+            if (width, height) == (512, 512):
+                assert phases == []
+            else:
+                assert (phases[-1].height_lat * 8, phases[-1].width_lat * 8) == (height, width)
+
+
+def test_scale_1_has_no_phases() -> None:
+    assert Params.from_names({"scale": 1}).phases((64, 48)) == ((64, 48), [])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"target_width": 504}, "target_width is 504, allowed: 0, or 512 to 4096 for this base image"),
+        ({"target_height": 504}, "target_height is 504, allowed: 0, or 512 to 4096 for this base image"),
+        ({"target_width": 4104}, "target_width is 4104, allowed: 0, or 512 to 4096 for this base image"),
+        ({"target_width": 256, "target_height": 256}, "target_height is 256, allowed: 0, or 512 to 4096"),
+    ],
+)
+def test_a_target_below_or_far_above_the_base_is_refused(values: dict[str, int], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Params.from_names(values).phases((64, 64))
+
+
+# -- the README
+
+
+def test_the_readme_shows_the_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    shown = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", text, re.DOTALL)
+    assert shown, "README.md lacks the markers <!-- settings --> and <!-- /settings -->"
+    assert shown[1].strip() == markdown_table()
+
+
+def test_the_table_has_a_row_for_every_setting() -> None:
+    header, rule, *rows = markdown_table().splitlines()
+    assert header.count("|") == rule.count("|") == 6
+    assert len(rows) == len(SETTINGS)
+    for row, setting in zip(rows, SETTINGS):
+        assert row.count("|") == 6
+        assert [cell.strip() for cell in row.strip("|").split("|")] == [
+            f"`{setting.name}`",
+            setting.label,
+            setting.to_text(setting.default),
+            setting.allowed,
+            setting.help,
+        ]

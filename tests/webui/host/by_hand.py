@@ -1,0 +1,162 @@
+"""The phases once more from the core alone: no adapter, no guided denoiser of the host, its solver functions only.
+
+Windows predict the network's raw output; its scalings are applied to the whole latent afterwards. Outputs being
+linear in those, this must be what the adapter gets, which fuses the scaled outputs instead.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from k_diffusion import sampling
+from k_diffusion.external import CompVisDenoiser, CompVisVDenoiser
+from modules import sd_samplers_lcm, sd_samplers_timesteps_impl
+from modules.sd_samplers_common import TorchHijack
+
+from demofusion_lib.core import (
+    PhaseEngine,
+    PhaseFusion,
+    SkipResidual,
+    WindowGrid,
+    centre_crop,
+    climb,
+    is_stochastic,
+    step_generator,
+    step_starts,
+)
+
+CFG = 3.0
+
+
+class Sigmas:
+    """The network in `x = x0 + sigma * noise`: what goes in, and `answer = skip * x + out * network`."""
+
+    def __init__(self, model: Any):
+        self.v = model.parameterization == "v"
+        self.schedule = (CompVisVDenoiser if self.v else CompVisDenoiser)(model)
+
+    def level(self, level: torch.Tensor) -> tuple[float, float, float]:
+        return float(self.schedule.sigma_to_t(level)[0]), 1.0, float(level[0])
+
+    def scalings(self, t: float, alpha: float, sigma: float) -> tuple[float, float, float]:
+        size = math.sqrt(1 + sigma**2)
+        return (1 / size, 1 / size**2, -sigma / size) if self.v else (1 / size, 1.0, -sigma)
+
+
+class Consistency(Sigmas):
+    def __init__(self, model: Any):
+        self.schedule = sd_samplers_lcm.LCMCompVisDenoiser(model)
+
+    def scalings(self, t: float, alpha: float, sigma: float) -> tuple[float, float, float]:
+        boundary_skip, boundary_out = 0.25 / (100 * t**2 + 0.25), 10 * t / math.sqrt(100 * t**2 + 0.25)
+        return 1 / math.sqrt(1 + sigma**2), boundary_skip + boundary_out, -boundary_out * sigma
+
+
+class Timesteps:
+    """The network in `x = alpha * x0 + sigma * noise`, answering epsilon."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def level(self, level: torch.Tensor) -> tuple[float, float, float]:
+        alpha, sigma = self.model.alpha_sigma(level[:1])
+        return float(level[0]), float(alpha), float(sigma)
+
+    def scalings(self, t: float, alpha: float, sigma: float) -> tuple[float, float, float]:
+        whole = float(self.model.alphas_cumprod[int(t)])
+        return (1.0, math.sqrt(1 - whole), math.sqrt(whole)) if self.model.parameterization == "v" else (1.0, 0.0, 1.0)
+
+
+class Guided:
+    """The fused denoiser with guidance, as a solver calls it."""
+
+    def __init__(self, family: Any, model: Any, engine: PhaseEngine, texts: list[tuple[str, str]]):
+        self.family = family
+        self.model = model
+        self.engine = engine
+        self.texts = torch.stack([model.encode(pair[side]) for side in (0, 1) for pair in texts])
+        self.inner_model = SimpleNamespace(inner_model=model)
+
+    def __call__(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        t, alpha, sigma = self.family.level(level)
+        self.engine.before(x, t, alpha, sigma)
+        into, skip, out = self.family.scalings(t, alpha, sigma)
+
+        def predict(patches, rows, views, layout):
+            return self.model.network(patches * into, torch.full((len(rows),), t), self.texts[list(rows)])
+
+        rows = torch.cat([x, x])
+        raw = self.engine.fusion(rows, [*range(len(x)), *range(len(x))], t, 0.0, predict)
+        cond, uncond = (skip * rows + out * raw).chunk(2)
+        answer = uncond + CFG * (cond - uncond)
+        return answer
+
+
+def solver_of(name: str) -> Any:
+    solvers = {"sample_lcm": sd_samplers_lcm.sample_lcm}
+    return solvers.get(name) or getattr(sampling, name, None) or getattr(sd_samplers_timesteps_impl, name)
+
+
+def family_of(solver: str, model: Any) -> Any:
+    if solver == "sample_lcm":
+        return Consistency(model)
+    return Sigmas(model) if solver.startswith("sample_") else Timesteps(model)
+
+
+def draw(
+    model: Any,
+    base: torch.Tensor,
+    params: Any,
+    solver: str,
+    seeds: list[int],
+    texts: Any,
+    steps: int,
+    **settings: float,
+) -> Any:
+    """Every phase's latent after the base latent, the last one last.
+
+    texts: prompt and negative of each image. settings: of the solver function.
+    """
+    window = tuple(base.shape[-2:])
+    base_lat, phases = params.phases(window)
+    base = centre_crop(base, *base_lat)
+
+    def denoise(phase, previous):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def fresh():
+            return torch.stack([torch.randn(previous.shape[1:], generator=g) for g in generators])
+
+        noise = fresh()
+        family = family_of(solver, model)
+        residual = SkipResidual(
+            previous, noise, params.weights,
+            normalise=params.step_normalised, stochastic=is_stochastic(solver, eta=settings.get("eta", 0.0), churn=settings.get("s_churn", 0.0)),
+        )  # fmt: skip
+        grid = WindowGrid(phase.height_lat, phase.width_lat, window, params.overlap, params.jitter, params.border)
+        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=64)
+        engine = PhaseEngine(
+            residual, fusion, step_starts(solver, steps),
+            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
+        )  # fmt: skip
+        guided = Guided(family, model, engine, texts)
+        sampling.torch = TorchHijack(SimpleNamespace(rng=SimpleNamespace(next=fresh)))
+        return solve(guided, family, residual, solver, steps, settings)
+
+    with torch.no_grad():
+        return [latent for _, latent in climb(base, phases, denoise)]
+
+
+def solve(guided: Guided, family: Any, residual: SkipResidual, solver: str, steps: int, settings: Any) -> torch.Tensor:
+    function = solver_of(solver)
+    if isinstance(family, Timesteps):
+        timesteps = (torch.arange(0, 1000, 1000 // steps) + 1).clamp(max=999)
+        first = 999 if solver == "unipc" else int(timesteps[-1])
+        _, alpha, sigma = family.level(torch.tensor([first]))
+        correct = (lambda info: guided.engine.corrected(info["x"])) if solver == "unipc" else None
+        return function(guided, residual.noised(alpha, sigma), timesteps, callback=correct, **settings)
+    sigmas = family.schedule.get_sigmas(steps)
+    return function(guided, residual.noised(1.0, float(sigmas[0])), sigmas, disable=True, **settings)

@@ -1,0 +1,96 @@
+"""Every sampler family through the adapter, against the same phases drawn by hand from the core."""
+
+import importlib
+
+import pytest
+import torch
+
+SOLVERS = {
+    "Euler": "sample_euler",
+    "Euler a": "sample_euler_ancestral",
+    "DPM++ 2M": "sample_dpmpp_2m",
+    "Heun": "sample_heun",
+    "DDIM": "ddim",
+    "PLMS": "plms",
+    "UniPC": "unipc",
+    "LCM": "sample_lcm",
+}
+CASES = [(sampler, kind) for sampler in SOLVERS for kind in ("eps", "v") if (sampler, kind) != ("LCM", "v")]
+
+
+def drawn_by_hand(host, settings, solver=None, **fields):
+    """The phases that the core makes of the base that the host draws alone; the last of them."""
+    fields = {"steps": 4, "batch_size": 1, "sampler_name": "Euler", "scheduler": "Uniform", **fields}
+    base = torch.cat(host.txt2img(None, **fields).latents)
+    params = host.params.Params.from_names(settings)
+    seeds = list(range(5, 5 + fields["batch_size"]))
+    texts = [("cat", "dog")] * len(seeds)
+    steps = params.steps or fields["steps"]
+    draw = importlib.import_module("by_hand").draw
+    return draw(host.model, base, params, SOLVERS[fields["sampler_name"]], seeds, texts, steps, **(solver or {}))[-1]
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    difference = float((actual - expected).abs().max())
+    assert difference <= tolerance * float(expected.abs().max()), difference
+
+
+FIELDS = {"steps": 5, "width": 96, "height": 128, "scheduler": "Uniform", "batch_size": 2}
+
+
+@pytest.mark.parametrize(("sampler", "parameterization"), CASES)
+def test_phases_equal_those_of_the_core(host, sampler, parameterization):
+    host.install(parameterization=parameterization)
+    outcome = host.txt2img({"scale": 2.5}, sampler_name=sampler, **FIELDS)
+    assert outcome.sizes == [(240, 320)] * 2
+    solver = {"eta": 1.0} if sampler == "Euler a" else {}
+    expected = drawn_by_hand(host, {"scale": 2.5}, solver, sampler_name=sampler, **FIELDS)
+    assert_close(torch.cat(outcome.latents), expected)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "solver", "request_fields", "options"),
+    [
+        ("Euler a", {"eta": 0.5}, {"eta": 0.5}, {}),
+        ("Euler a", {"eta": 0.0}, {"eta": 0.0}, {}),
+        ("Euler a", {"eta": 0.5}, {}, {"eta_ancestral": 0.5}),
+        ("DDIM", {"eta": 0.7}, {}, {"eta_ddim": 0.7}),
+        ("Euler", {"s_churn": 2.0}, {}, {"s_churn": 2.0}),
+        ("Heun", {"s_churn": 2.0}, {}, {"s_churn": 2.0}),
+    ],
+    ids=str,
+)
+def test_noise_of_the_solvers_own(host, sampler, solver, request_fields, options):
+    """As much as the options say, or the request."""
+    for name, value in options.items():
+        setattr(host.opts, name, value)
+    fields = {**FIELDS, **request_fields, "sampler_name": sampler}
+    outcome = host.txt2img({"scale": 2.5}, **fields)
+    assert_close(torch.cat(outcome.latents), drawn_by_hand(host, {"scale": 2.5}, solver, **fields))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"a1": 0.5}, {"a2": 4.0}, {"a3": 4.0}, {"blur": 3.0}, {"blur": 0.0}, {"overlap": 0.2}, {"jitter": False},
+        {"border": "paper"}, {"step_normalised": False}, {"steps": 7}, {"plan": "direct", "scale": 3},
+        {"target_height": 320}, {"target_width": 192, "target_height": 256},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_reaches_the_phases(host, setting):
+    settings = {"scale": 2, **setting}
+    latent = host.txt2img(settings).latents[-1]
+    default = host.txt2img({"scale": settings["scale"]}).latents[-1]
+    assert latent.shape != default.shape or float((latent - default).abs().max()) > 1e-3
+    assert_close(latent, drawn_by_hand(host, settings))
+
+
+@pytest.mark.parametrize(("sampler", "first"), [("Euler", 4518.6), ("DDIM", 751)])
+def test_zero_terminal_snr(host, sampler, first):
+    """There sigma begins at 4500: the phases begin at nothing but noise, as the base does."""
+    host.install(parameterization="v")
+    host.opts.sd_noise_schedule = "Zero Terminal SNR"
+    outcome = host.txt2img({"scale": 2}, sampler_name=sampler, scheduler="Uniform")
+    assert float(outcome.phases[0].evaluations[0].sigma[0]) == pytest.approx(first, 1e-3)
+    assert_close(outcome.latents[-1], drawn_by_hand(host, {"scale": 2}, sampler_name=sampler), 1e-4)

@@ -1,0 +1,216 @@
+"""Settings on their way from the API into a generation and from there into its infotext."""
+
+import pytest
+import torch
+
+BAD = {
+    "unknown name": ({"scael": 4}, ["scael", "scale", "keep_phases"]),
+    "above the range": ({"scale": 9}, ["scale", "9", "1 to 8"]),
+    "below the range": ({"blur": -0.5}, ["blur", "-0.5", "0 to 5"]),
+    "of another type": ({"scale": "4"}, ["scale", "'4'", "1 to 8"]),
+    "not whole": ({"steps": 2.5}, ["steps", "2.5", "whole numbers 0 to 150"]),
+    "not a truth": ({"jitter": "no"}, ["jitter", "'no'", "true or false"]),
+    "not a choice": ({"plan": "tripling"}, ["plan", "'tripling'", "every, doubling, direct"]),
+    "not a number": ({"a1": float("nan")}, ["a1", "nan", "0 to 10"]),
+    "target off the grid": ({"target_width": 1001}, ["target_width", "1001", "multiples of 8"]),
+    "target below the base": ({"target_width": 64}, ["target_width", "64", "128 to 1024"]),
+    "target far above the base": ({"target_height": 2048}, ["target_height", "2048", "128 to 1024"]),
+    "too many values": ([True, 2.0] + [None] * 20, ["22 arguments", "at most 17"]),
+    "not what it should be, by place": ([True, "big"], ["scale", "'big'", "1 to 8"]),
+}
+
+
+def assert_refused(host, outcome, words):
+    """Before any work, with what the API makes an answer of."""
+    error = outcome.error
+    assert isinstance(error, host.params.SettingsError)
+    assert vars(error)["status_code"] == 422
+    assert vars(error)["detail"] == str(error)
+    assert all(word in str(error) for word in ["DemoFusion: ", *words])
+    assert outcome.calls == 0
+    assert not host.swallowed
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_stop_the_run_before_the_first_step(host, case):
+    settings, words = BAD[case]
+    outcome = host.run(host.generation(settings))
+    assert_refused(host, outcome, words)
+    assert type(outcome.p) is host.processing.StableDiffusionProcessingTxt2Img
+
+
+def test_a_sampler_of_unknown_steps(host):
+    """It is refused with the names of those that can, in the list that the user chose from."""
+
+    def sample_mystery(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return x
+
+    samplers = host.sd_samplers
+    data = host.sd_samplers_common.SamplerData
+    config = data("Mystery", lambda model: host.sd_samplers_kdiffusion.KDiffusionSampler(sample_mystery, model), [], {})
+    can = [sampler.name for sampler in samplers.all_samplers]
+    samplers.all_samplers.append(config)
+    samplers.all_samplers_map["Mystery"] = config
+    assert host.txt2img(None, sampler_name="Mystery").sizes == [(128, 128)]
+    outcome = host.run(host.generation({"scale": 2}, sampler_name="Mystery"))
+    assert_refused(host, outcome, ["'Mystery'", ", ".join(can)])
+    assert ", Mystery" not in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "words"),
+    [
+        ({"sampler_name": "UniPC", "steps": 8}, {"steps": 2}, ["steps is 2", "UniPC", "3"]),
+        ({"sampler_name": "DPM2 a", "eta": 1.5}, {}, ["eta is 1.5", "DPM2 a"]),
+    ],
+    ids=["UniPC with few steps", "eta above 1"],
+)
+def test_samplers_that_these_settings_do_not_suit(host, fields, settings, words):
+    assert_refused(host, host.run(host.generation({"scale": 2, **settings}, **fields)), words)
+
+
+@pytest.mark.parametrize("trait", [{"is_sd3": True}, {"latent_channels": 16}], ids=str)
+def test_models_of_another_kind(host, trait):
+    vars(host.model).update(trait)
+    assert_refused(host, host.run(host.generation({"scale": 2})), ["Stable Diffusion 3", "SDXL"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 2},
+        [True],
+        [True, 2.0, 0, 0, "every"],
+        {"target_width": 256},
+        {"target_width": 256, "target_height": 256},
+    ],
+    ids=str,
+)
+def test_forms_of_the_same(host, settings):
+    assert host.txt2img(settings).sizes == [(256, 256)]
+
+
+def test_behind_a_mapping_nothing_counts(host):
+    """The API fills up with the accordion's values, which may be anything there."""
+    p = host.generation({"scale": 2})
+    p.script_args = (*p.script_args[:2], *["nonsense"] * (len(p.script_args) - 2))
+    assert host.run(p).sizes == [(256, 256)]
+
+
+def test_a_mapping_without_enabled_is_off(host):
+    p = host.generation({})
+    p.script_args = (p.script_args[0], {"scale": 2}, *p.script_args[2:])
+    assert host.run(p).sizes == [(128, 128)]
+
+
+# Infotext
+
+
+def parameters(host, outcome):
+    return host.infotext_utils.parse_generation_parameters(outcome.infotext)
+
+
+def test_infotext_says_what_differs_from_the_defaults(host):
+    outcome = host.txt2img({"scale": 3, "plan": "direct", "jitter": False, "a1": 2.5, "window_batch": 2})
+    ours = {key: text for key, text in parameters(host, outcome).items() if key.startswith("DemoFusion")}
+    assert ours == {
+        "DemoFusion enabled": "True",
+        "DemoFusion scale": "3",
+        "DemoFusion plan": "direct",
+        "DemoFusion jitter": "False",
+        "DemoFusion a1": "2.5",
+    }
+
+
+def test_size_stays_the_bases(host):
+    found = parameters(host, host.txt2img({"scale": 2}, width=96, height=160))
+    assert (found["Size-1"], found["Size-2"], found["Steps"]) == ("96", "160", "4")
+
+
+def test_steps_stay_the_bases(host):
+    assert parameters(host, host.txt2img({"scale": 2, "steps": 6}))["Steps"] == "4"
+
+
+def test_a_stop_is_told_of_one_image_only(host):
+    """What the first image of a run came to says nothing of the second."""
+    host.model.hooks.on_call = lambda n: host.state.skip() if n == 6 else None
+    first, second = host.txt2img({"scale": 2}, n_iter=2).processed.infotexts
+    assert "DemoFusion stopped" in first
+    assert "DemoFusion stopped" not in second
+
+
+# What the host would do besides
+
+
+def test_hires_fix_gives_way(host):
+    outcome = host.txt2img({"scale": 3}, enable_hr=True, hr_scale=2)
+    assert outcome.sizes == [(384, 384)]
+    assert "Hires. fix" in outcome.comments
+    assert "Hires" not in outcome.infotext
+    assert len(outcome.samplings) == 3
+    assert not host.swallowed
+
+
+def test_hires_fix_without_us_is_left_alone(host):
+    outcome = host.txt2img(None, enable_hr=True, hr_scale=2)
+    assert outcome.sizes == [(256, 256)]
+    assert "Hires upscale: 2" in outcome.infotext
+
+
+def test_the_gallerys_upscale_button(host):
+    """It sends one finished image through Hires. fix with the settings of the page, ours among them."""
+    p = host.generation({"scale": 3}, enable_hr=True, hr_scale=2)
+    p.txt2img_upscale = True
+    outcome = host.run(p)
+    assert outcome.sizes == [(256, 256)]
+    assert "DemoFusion: left out" in outcome.comments
+    assert "DemoFusion" not in outcome.infotext
+
+
+@pytest.mark.parametrize(("sampler", "sdxl"), [("Euler", False), ("Euler", True), ("DDIM", False)])
+def test_refiner_draws_in_the_base_image_only(host, sampler, sdxl):
+    base = host.install("base.safetensors", sdxl=sdxl)
+    refiner = host.install("refiner.safetensors", sdxl=sdxl, accent=0.5)
+    used = []
+    for model in (base, refiner):
+        model.hooks.on_call = lambda n, model=model: used.append((len(host.witness.samplings), model))
+    outcome = host.txt2img(
+        {"scale": 3}, refiner_checkpoint="refiner", refiner_switch_at=0.4, sampler_name=sampler, steps=5, n_iter=2,
+        prompt="cat <lora:fur:1>",
+    )  # fmt: skip
+    assert {sampling for sampling, model in used if model is refiner} == {1, 4}  # the base images of the two batches
+    assert outcome.sizes == [(384, 384)] * 2
+    assert "refiner" in outcome.comments
+    told = [call.text[:, 0] for sampling in outcome.phases[:2] for call in sampling.calls]
+    encoded = torch.stack([base.encode(text)[0] for text in ("cat ", "dog")])
+    assert torch.equal(torch.cat(told).unique(dim=0), encoded.unique(dim=0))
+    assert outcome.p.refiner_checkpoint_info is host.sd_models.get_closet_checkpoint_match("refiner")
+    assert not host.swallowed
+
+
+def test_refiner_leaves_the_lora_active_for_the_phases(host):
+    """Loading a checkpoint takes its networks off."""
+    host.install("base.safetensors")
+    host.install("refiner.safetensors", accent=0.5)
+    active = []
+    loaded = host.sd_models.reload_model_weights
+
+    def reload(sd_model=None, info=None, forced_reload=False):
+        before = host.shared.sd_model
+        if loaded(sd_model, info, forced_reload) is not before:
+            host.extra_networks._events.append(("checkpoint loaded", {}))
+
+    host.sd_models.reload_model_weights = reload
+    host.model.hooks.on_call = lambda n: active.append(host.extra_networks._events[-1][0])
+    host.txt2img({"scale": 2}, refiner_checkpoint="refiner", refiner_switch_at=0.4, steps=5, prompt="cat <lora:fur:1>")
+    assert set(active) == {"activate"}
+
+
+def test_progress_counts_the_phases(host):
+    counts = []
+    host.model.hooks.on_call = lambda n: counts.append((host.state.job_no, host.state.job_count))
+    host.txt2img({"scale": 3, "steps": 6}, n_iter=2)
+    assert {total for _, total in counts} == {6}
+    assert [number for number, _ in counts] == sorted(number for number, _ in counts)
+    assert {number for number, _ in counts} == set(range(6))
+    assert host.shared.total_tqdm._total == host.shared.total_tqdm._done == 2 * (4 + 6 + 6)

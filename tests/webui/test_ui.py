@@ -1,0 +1,101 @@
+"""The accordion, and the way back from an image's infotext."""
+
+import re
+
+import gradio as gr
+import pytest
+
+CHANGED = {
+    "enabled": True, "scale": 2.5, "target_width": 256, "target_height": 192, "plan": "doubling", "steps": 7, "a1": 2.0,
+    "a2": 1.5, "a3": 0.5, "step_normalised": False, "blur": 0.4, "overlap": 0.25, "jitter": False, "border": "paper",
+    "window_batch": 8, "sdxl_size": "phase", "keep_phases": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def script(host):
+    script = host.our_script()
+    with gr.Blocks():
+        script.components = script.ui(False)
+    return script
+
+
+def test_identity(script):
+    assert script.title() == "DemoFusion Hires"
+
+
+def test_it_is_there_in_txt2img_only(host, script):
+    assert script.show(False) is host.scripts.AlwaysVisible
+    assert script.show(True) is False
+
+
+def test_components_are_the_table(host, script):
+    assert len(script.components) == len(host.params.SETTINGS)
+    for component, setting in zip(script.components, host.params.SETTINGS):
+        assert component.label == setting.label
+        assert component.value == setting.default
+        assert component.webui_tooltip == setting.help
+        assert component.elem_id.removesuffix("-checkbox") == f"demofusion_{setting.name}"
+        if isinstance(component, gr.Slider):
+            assert (component.minimum, component.maximum, component.step) == (setting.low, setting.high, setting.step)
+        elif isinstance(component, gr.Dropdown):
+            assert [choice if isinstance(choice, str) else choice[1] for choice in component.choices] == list(
+                setting.choices
+            )
+        else:
+            assert isinstance(component, gr.Checkbox)
+
+
+def test_the_order_is_public():
+    from demofusion_lib.params import SETTINGS
+
+    assert [setting.name for setting in SETTINGS][: len(CHANGED)] == list(CHANGED)
+
+
+def test_all_of_it_is_within_the_accordion(host, script):
+    assert isinstance(script.components[0], host.ui_components.InputAccordion)
+    accordion = script.components[0].accordion
+    for component in script.components[1:]:
+        parent = component.parent
+        while parent is not None and parent is not accordion:
+            parent = parent.parent
+        assert parent is accordion
+
+
+def test_infotext_keys_can_be_read_back(host, script):
+    assert script.paste_field_names == [setting.key for setting in host.params.SETTINGS]
+    assert all(re.fullmatch(r"\w[\w \-/]+", key) for key in script.paste_field_names)
+    assert [component for component, _ in script.infotext_fields] == script.components
+
+
+def pasted(script, host, infotext):
+    found = host.infotext_utils.parse_generation_parameters(infotext)
+    return [restore(found) for _, restore in script.infotext_fields]
+
+
+def test_round_trip(host, script):
+    """All settings changed, drawn, read back and drawn again: the same picture and the same infotext."""
+    assert all(value != setting.default for value, setting in zip(CHANGED.values(), host.params.SETTINGS))
+    first = host.txt2img(list(CHANGED.values()))
+    values = pasted(script, host, first.infotext)
+    assert values == list(CHANGED.values())
+    assert [type(value) for value in values] == [type(value) for value in CHANGED.values()]
+    again = host.txt2img(values)
+    assert again.infotext == first.infotext
+    assert (again.images[0] == first.images[0]).all()
+
+
+def test_what_the_infotext_leaves_out_is_at_its_default(host, script):
+    values = pasted(script, host, host.txt2img({"scale": 2, "window_batch": 2}).infotext)
+    assert values == [True, *(setting.default for setting in host.params.SETTINGS[1:])]
+
+
+def test_an_image_without_us_only_switches_off(host, script):
+    values = pasted(script, host, host.txt2img(None).infotext)
+    assert values[0] is False
+    assert values[1:] == [gr.update()] * (len(values) - 1)
+
+
+def test_nonsense_in_an_infotext_is_left_out(host, script):
+    values = pasted(script, host, "cat\nSteps: 4, DemoFusion enabled: True, DemoFusion scale: huge")
+    assert values[1] == host.params.BY_NAME["scale"].default
