@@ -42,7 +42,8 @@ $(VENV)/ready: tests/requirements.txt
 
 $(LATEST)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(LATEST)
-	$(LATEST)/bin/python -m pip install -q $(TORCH_LATEST) pytest numpy
+	$(LATEST)/bin/python -m pip install -q $(TORCH_LATEST)
+	$(LATEST)/bin/python -m pip install -q torchvision k-diffusion==0.0.16 pytest==8.3.4 "setuptools<81"
 	touch $@
 
 clean:
