@@ -75,7 +75,9 @@ def plan_phases(base_lat: tuple[int, int], target_lat: tuple[int, int], plan: st
     if scaled_size(height, width, nearest) == (target_height, target_width):
         scale = nearest  # undoes the rounding to whole latent cells
     scales = [] if base_lat == target_lat else plan_scales(scale, plan)
-    sizes = [scaled_size(height, width, s) for s in scales[:-1]] + [(target_height, target_width)]
+    between = [scaled_size(height, width, s) for s in scales[:-1]]
+    # where a side has few cells, rounding can carry an earlier phase beyond the target
+    sizes = [(min(h, target_height), min(w, target_width)) for h, w in between] + [(target_height, target_width)]
     return [
         Phase(number, len(scales) + 1, s, h, w, max(1, math.floor(s + 0.5)))
         for number, (s, (h, w)) in enumerate(zip(scales, sizes), start=2)

@@ -215,3 +215,12 @@ def test_phases_are_delivered_one_by_one() -> None:
     assert next(running)[0].number == 2
     with pytest.raises(MemoryError):
         next(running)
+
+
+def test_no_phase_is_larger_than_the_target() -> None:
+    """A base of few cells a side is where rounding would carry an earlier phase beyond it."""
+    for height, width, target in itertools.product(range(1, 6), range(30, 60, 7), ((12, 256), (9, 200), (23, 300))):
+        if target[0] < height or target[1] < width:
+            continue
+        for phase in plan_phases((height, width), target, "every"):
+            assert phase.height_lat <= target[0] and phase.width_lat <= target[1]

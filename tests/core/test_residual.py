@@ -246,6 +246,23 @@ def test_while_the_phases_own_noise_is_in_the_latent_the_pull_is_the_authors_ble
     assert torch.allclose(*pulled, atol=1e-4)
 
 
+def test_how_much_of_the_noise_is_new_is_each_images_own() -> None:
+    """In a batch of images that have kept none, some and all of the phase's noise."""
+    clean, phase_noise, renewed, before = independent_draws(4)
+    kept = (0.0, 0.5, 1.0)
+    latents = [clean + 3 * (share * phase_noise + math.sqrt(1 - share**2) * renewed) for share in kept]
+
+    def pulled(images: list[torch.Tensor]) -> torch.Tensor:
+        ones = torch.ones(len(images), 1, 1, 1)
+        pull = SkipResidual(before * ones, phase_noise * ones, Weights(), stochastic=True)
+        x = torch.cat(images)
+        pull.pull_(x, 700, 1.0, 4.0)
+        pull.pull_(x, 640, 1.0, 3.0)
+        return x
+
+    assert torch.allclose(pulled(latents), torch.cat([pulled([latent]) for latent in latents]), atol=1e-5)
+
+
 class MeasuredPulls:
     """Before and after each pull: how much of the phase before is in `x`, and the variance of the rest."""
 
