@@ -163,14 +163,15 @@ def test_fault_in_the_base_image_reaches_the_user(host):
 
 
 def test_fault_while_prompts_are_encoded(host):
-    encode = host.model.get_learned_conditioning
-    host.model.get_learned_conditioning = (
+    model = host.install(sdxl=True)
+    encode = model.get_learned_conditioning
+    model.get_learned_conditioning = (
         lambda batch: encode(batch) if batch.width == SIDE else raise_error(FAULTS["error"])
     )
-    host.model.is_sdxl, host.model.conditioner = True, host.models.Conditioner()
     outcome = host.txt2img(SETTINGS, **SIZE)
     assert outcome.sizes == [square(1)]
     assert "RuntimeError" in outcome.comments
+    assert (outcome.p.width, outcome.p.height) == square(1)
 
 
 def larger_than(width, action):
@@ -230,43 +231,49 @@ def globals_of_the_host():
 
 
 def press(what):
-    return lambda host: setattr(
-        host.model.hooks, "on_call", at_call(calls_before(host, 3, 2), getattr(host.state, what))
-    )
+    def arrange(hooks, host, number):
+        hooks.on_call = at_call(number, getattr(host.state, what))
+
+    return arrange
 
 
-def break_model(host):
-    host.model.hooks.on_call = at_call(calls_before(host, 3, 2, 1), lambda: raise_error(FAULTS["memory"]))
+def break_model(hooks, host, number):
+    hooks.on_call = at_call(number, lambda: raise_error(FAULTS["memory"]))
 
 
-def break_base(host):
-    host.model.hooks.on_call = at_call(1, lambda: raise_error(FAULTS["error"]))
+def break_base(hooks, host, number):
+    hooks.on_call = at_call(1, lambda: raise_error(FAULTS["error"]))
 
 
-def break_vae(host):
-    host.model.hooks.decoded = larger_than(SIDE, lambda image: raise_error(FAULTS["memory"]))
+def break_vae(hooks, host, number):
+    hooks.decoded = larger_than(SIDE, lambda image: raise_error(FAULTS["memory"]))
 
 
-def break_vae_entirely(host):
-    host.model.hooks.decoded = lambda image: raise_error(FAULTS["memory"])
+def break_vae_entirely(hooks, host, number):
+    hooks.decoded = lambda image: raise_error(FAULTS["memory"])
 
 
 ENDS = {
-    "done": lambda host: None,
-    "interrupt": press("interrupt"),
-    "skip": press("skip"),
-    "fault in the model": break_model,
-    "fault in the base image": break_base,
-    "fault in the VAE": break_vae,
-    "fault in the VAE of every phase": break_vae_entirely,
+    "done": (lambda hooks, host, number: None, 3),
+    "interrupt": (press("interrupt"), 2),
+    "skip": (press("skip"), 2),
+    "fault in the model": (break_model, 2),
+    "fault in the VAE": (break_vae, 1),
+    "fault in the base image": (break_base, None),
+    "fault in the VAE of every phase": (break_vae_entirely, None),
 }
+"""How each is brought about, given a call of the model within phase 3, and the scale of the image that is left."""
 
 
 def ended(host, end, **fields):
-    ENDS[end](host)
+    arrange, scale = ENDS[end]
+    number = calls_before(host, 3, 1, 1, **fields)
+    arrange(host.model.hooks, host, number)
     outcome = host.run(host.generation(SETTINGS, **SIZE, **fields))
     host.model.hooks = host.models.Hooks()
     host.errors._reports.clear()
+    assert (outcome.error is None) == (scale is not None)
+    assert scale is None or outcome.sizes == [square(scale)] * len(outcome.sizes)
     return outcome
 
 
@@ -287,6 +294,7 @@ def test_off_is_bit_identical_after(host, end, sdxl):
 @pytest.mark.parametrize("end", ENDS)
 def test_the_processing_object_is_the_hosts_again(host, end):
     """Everything on it is what a generation without us leaves, but for comments and infotext."""
+    host.install(sdxl=True)  # whose prompts are encoded anew for the phases
     p = ended(host, end, sampler_name="DDIM").p
     assert type(p) is host.processing.StableDiffusionProcessingTxt2Img
     alone = host.txt2img(None, **SIZE, sampler_name="DDIM").p

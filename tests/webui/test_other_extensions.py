@@ -17,6 +17,26 @@ def test_every_phase_is_announced_once_and_in_order(host):
     assert not host.swallowed
 
 
+@pytest.mark.parametrize("sdxl", [False, True])
+def test_the_object_in_a_phase(host, sdxl):
+    """Its size is the base image's, as in the webui's own second pass; its noise, steps and sampler are the phase's."""
+    host.install(sdxl=sdxl)
+    seen = []
+
+    class Looks(host.scripts.Script):
+        def show(self, is_img2img):
+            return host.scripts.AlwaysVisible
+
+        def process_before_every_sampling(self, p, *args, **kwargs):
+            seen.append((p.width, p.height, p.steps, p.rng.shape, p.sampler))
+
+    host.txt2img({"scale": 2, "steps": 6}, scripts=(Looks(),), width=96)
+    (*base, base_sampler), (*phase, phase_sampler) = seen
+    assert base == [96, 128, 4, (4, 16, 12)]
+    assert phase == [96, 128, 6, (4, 32, 24)]
+    assert phase_sampler is not base_sampler
+
+
 @pytest.mark.parametrize(("sampler", "evaluations"), [("Euler", 4), ("Heun", 7), ("DDIM", 3), ("UniPC", 4)])
 def test_callbacks_see_the_whole_latent_once_an_evaluation(host, sampler, evaluations):
     """The witness asserts that each of the three fires once."""

@@ -1,0 +1,178 @@
+"""A client of the webui's HTTP API, and what the tests ask of pictures. Standard library and Pillow only."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from time import monotonic, sleep
+from typing import Any
+
+from PIL import Image, ImageChops, ImageStat
+
+SCRIPT = "DemoFusion Hires"
+REQUEST = {
+    "prompt": "a red disc", "negative_prompt": "bad", "seed": 5, "steps": 3, "width": 64, "height": 64,
+    "sampler_name": "Euler", "scheduler": "Automatic", "cfg_scale": 5,
+}  # fmt: skip
+"""A small picture; every test says what it wants otherwise."""
+SETTINGS = {"enabled": True, "scale": 2, "window_batch": 16}
+"""Twice the size. Many windows at once, because what a tiny model costs is calls."""
+ROUNDING = 2
+"""Grey levels that another grouping of the same rows may cost: float32 sums are not associative."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the webui said to one request."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def images(self) -> list[str]:
+        """The PNG files, infotext and all, as the API's base64 texts: equal texts are equal bytes."""
+        return self.body["images"]
+
+    @cached_property
+    def pictures(self) -> list[Image.Image]:
+        return [Image.open(io.BytesIO(base64.b64decode(image))) for image in self.images]
+
+    @property
+    def picture(self) -> Image.Image:
+        return self.pictures[0]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """`(width, height)` of every picture."""
+        return [picture.size for picture in self.pictures]
+
+    @cached_property
+    def infotexts(self) -> list[str]:
+        return json.loads(self.body["info"])["infotexts"]
+
+    @property
+    def detail(self) -> str:
+        """What an error answer tells its reader, wherever the webui puts it."""
+        return str(self.body.get("detail") or self.body.get("errors") or self.body)
+
+
+class WebUI:
+    """A running webui. Errors of the connection are raised; errors that the webui answers are answers."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Answer:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/sdapi/v1/{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as reply:
+                return Answer(reply.status, json.load(reply))
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, json.loads(error.read()))
+
+    def ask(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Any:
+        """The body of an answer that has to be a good one."""
+        answer = self.request(path, body, timeout)
+        assert answer.status == 200, f"{path}: HTTP {answer.status}, {answer.detail}"
+        return answer.body
+
+    def try_draw(self, settings: Mapping[str, Any] | Sequence[Any] | None = None, **fields: Any) -> Answer:
+        """txt2img, good or bad. `settings` by name or by position; None leaves the extension's arguments out."""
+        body = {**REQUEST, **fields}
+        if settings is not None:
+            args = [settings] if isinstance(settings, Mapping) else list(settings)
+            body["alwayson_scripts"] = {SCRIPT: {"args": args}}
+        return self.request("txt2img", body)
+
+    def draw(self, settings: Mapping[str, Any] | Sequence[Any] | None = None, **fields: Any) -> Answer:
+        """txt2img that has to succeed."""
+        answer = self.try_draw(settings, **fields)
+        assert answer.status == 200, f"HTTP {answer.status}: {answer.detail}"
+        return answer
+
+    def enlarge(self, fields: Mapping[str, Any] | None = None, **settings: Any) -> Answer:
+        """txt2img with DemoFusion on, `settings` by name."""
+        return self.draw({**SETTINGS, **settings}, **(fields or {}))
+
+    def paste(self, infotext: str) -> Answer:
+        """txt2img with nothing but a picture's infotext."""
+        return Answer(200, self.ask("txt2img", {"infotext": infotext}))
+
+    def options(self) -> dict[str, Any]:
+        return self.ask("options")
+
+    def set_options(self, **values: Any) -> None:
+        self.ask("options", values)
+
+    def state(self) -> dict[str, Any]:
+        return self.ask("progress?skip_current_image=true")["state"]
+
+
+class Drawing:
+    """A txt2img request under way in another thread."""
+
+    def __init__(self, webui: WebUI, settings: Mapping[str, Any], **fields: Any):
+        self.webui = webui
+        pool = ThreadPoolExecutor(1)
+        self.future: Future[Answer] = pool.submit(webui.draw, {**SETTINGS, **settings}, **fields)
+        pool.shutdown(wait=False)
+
+    def wait_for(self, job: int, timeout: float = 120) -> None:
+        """Returns when the webui has taken the first step of its `job`-th job (0: the base image, 1: phase 2, ...)."""
+        end = monotonic() + timeout
+        while monotonic() < end:
+            assert not self.future.done(), f"finished before job {job} was seen; give it more steps"
+            state = self.webui.state()
+            if (state["job_no"], state["sampling_step"]) >= (job, 1) and state["job_count"] > 0:
+                assert state["job_no"] == job, f"job {job} went by unseen; give it more steps"
+                return
+            sleep(0.02)
+        raise AssertionError(f"job {job} has not begun within {timeout} s")
+
+    def stop(self, how: str) -> tuple[Answer, float]:
+        """Presses Interrupt or Skip. The answer, and the seconds until it came."""
+        began = monotonic()
+        self.webui.ask(how, {})
+        return self.future.result(600), monotonic() - began
+
+
+def apart(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of two pictures in grey levels, over all pixels and channels."""
+    assert one.size == other.size, f"{one.size} against {other.size}"
+    return max(high for _, high in ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema())
+
+
+def mean_apart(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two pictures in grey levels."""
+    assert one.size == other.size, f"{one.size} against {other.size}"
+    means = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean
+    return sum(means) / len(means)
+
+
+def assert_drawn(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Of this size, and nowhere flat: a NaN, an uncovered latent cell or a padded border would show as a flat tile."""
+    assert picture.size == size
+    for left in range(0, size[0], 32):
+        for top in range(0, size[1], 32):
+            tile = picture.convert("L").crop((left, top, min(left + 32, size[0]), min(top + 32, size[1])))
+            assert ImageStat.Stat(tile).stddev[0] > 0.5, f"flat at {left}, {top}"
+
+
+def scaled(width: int, height: int, scale: float) -> tuple[int, int]:
+    """The size in whole latent cells of 8 px that is nearest to `scale` times the given one."""
+    return int(width / 8 * scale + 0.5) * 8, int(height / 8 * scale + 0.5) * 8
+
+
+def choice_index(webui: WebUI, script: str, argument: int, choice: str) -> int:
+    """The number of a choice in one of a script's dropdowns; scripts are handed numbers."""
+    info: list[dict[str, Any]] = webui.ask("script-info")
+    arguments = next(s["args"] for s in info if s["name"] == script and not s["is_img2img"])
+    return [str(name) for name in arguments[argument]["choices"]].index(choice)
