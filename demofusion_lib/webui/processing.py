@@ -113,8 +113,8 @@ def _climb(p: Any, run: Run, base: torch.Tensor, base_lat: tuple[int, int], phas
     done: list[torch.Tensor] = []
     try:
         devices.test_for_nans(base, "unet")
+        keep_images(p, run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
         sampler = PhaseSampler(p, run.params, base_lat, phases, latent_size(p))
-        keep_images(p, run, 1, base)
         shared.state.nextjob()
         for phase, latent in climb(base, phases, sampler):
             devices.test_for_nans(latent, "unet")
