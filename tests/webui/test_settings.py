@@ -188,6 +188,17 @@ def test_refiner_draws_in_the_base_image_only(host, sampler, sdxl):
     assert not host.swallowed
 
 
+def test_each_kept_image_is_decoded_by_the_model_that_drew_it(host):
+    """A refiner may bring a VAE of its own: the kept base image is the one that the webui shows without us."""
+    models = {name: host.install(f"{name}.safetensors", accent=i) for i, name in enumerate(("base", "refiner"))}
+    decoded = []
+    for name, model in models.items():
+        model.hooks.decoded = lambda picture, name=name: decoded.append(name) or picture
+    refining = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.4, "steps": 5}
+    host.txt2img({"scale": 3, "keep_phases": True}, **refining)
+    assert decoded == ["refiner", "base", "base"]
+
+
 def test_refiner_leaves_the_lora_active_for_the_phases(host):
     """Loading a checkpoint takes its networks off."""
     host.install("base.safetensors")
