@@ -59,14 +59,13 @@ class CropCorner:
 
     def write(self, vector: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
         """`vector (n, width)` with the corner of each local window; dilated sub-images keep the image's own."""
-        local = [i for i, view in enumerate(views) if view.corner_lat is not None]
-        if not local:
+        corners = {i: view.corner_lat for i, view in enumerate(views) if view.corner_lat is not None}
+        if not corners:
             return vector
         top, left = self.origin_px
-        corners = [views[i].corner_lat for i in local]
-        numbers = [[top + y * LATENT_PX, left + x * LATENT_PX] for y, x in corners if (y, x) is not None]
+        numbers = [[top + y * LATENT_PX, left + x * LATENT_PX] for y, x in corners.values()]
         sinusoids = self.embed(torch.tensor(numbers, device=vector.device, dtype=torch.float32))
         vector = vector.clone()
         start, end = self.slot
-        vector[local, vector.shape[1] - start : vector.shape[1] - end] = sinusoids.to(vector.dtype)
+        vector[list(corners), vector.shape[1] - start : vector.shape[1] - end] = sinusoids.to(vector.dtype)
         return vector

@@ -26,6 +26,8 @@ SETTINGS = {"enabled": True, "scale": 2, "window_batch": 16}
 """Twice the size. Many windows at once, because what a tiny model costs is calls."""
 ROUNDING = 2
 """Grey levels that another grouping of the same rows may cost: float32 sums are not associative."""
+FAINT = 0.1
+"""A mean difference in grey levels that rounding stays far below."""
 
 
 @dataclass(frozen=True)

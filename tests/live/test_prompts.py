@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from .client import ROUNDING, WebUI, apart, assert_drawn, mean_apart
+from .client import FAINT, ROUNDING, WebUI, apart, assert_drawn, mean_apart
 
 RED, BLUE = "a red disc", "blue house"
 LONG = ", ".join(["large house, small tree, green sky"] * 12)  # over 75 tokens: a second chunk of them
 SIZE = (128, 128)
-FAINT = 0.1
-"""A mean difference in grey levels that rounding stays far below."""
 
 
 @pytest.mark.parametrize(

@@ -194,18 +194,19 @@ class TestImageConditions:
 
     @pytest.mark.parametrize("settings", [{"scale": 2}, {"scale": 2.5, "border": "paper"}], ids=str)
     def test_a_plane_is_cut_as_the_latent_is(self, host, looking, settings):
-        """Another extension shows an inpainting model a plane in which each cell holds its own place."""
+        """Another extension shows an inpainting model planes in which each cell of each row holds its own place."""
         host.install(conditioning_key="hybrid")
 
         def numbered(params):
             count, _, height, width = params.x.shape
             if height > 16:
                 cells = torch.arange(1, height * width + 1).float().view(1, 1, height, width)
-                params.image_cond = cells.expand(count, 5, -1, -1)
+                rows = cells + 10_000 * torch.arange(count).view(-1, 1, 1, 1)
+                params.image_cond = rows.expand(count, 5, -1, -1)
             params.x = params.image_cond[:, :4].clone()
 
         host.script_callbacks.on_cfg_denoiser(numbered)
-        outcome = host.txt2img({"blur": 0, **settings}, **self.fields)
+        outcome = host.txt2img({"blur": 0, **settings}, batch_size=2, **self.fields)
         assert not host.swallowed
         for phase in outcome.phases:
             for call in phase.calls:
