@@ -64,11 +64,7 @@ def test_noise_of_the_solvers_own(host, sampler, solver, request_fields, options
     """As much as the options say, or the request."""
     for name, value in options.items():
         setattr(host.opts, name, value)
-    settings = {
-        "scale": 2.5,
-        "step_normalised": False,
-        "a1": 1.0,
-    }  # a weak pull, which leaves the solver's noise to be seen
+    settings = {"scale": 2.5, "a1": 1.0, "step_normalised": False}  # too weak a pull to hide the solver's noise
     fields = {**FIELDS, **request_fields, "sampler_name": sampler}
     outcome = host.txt2img(settings, **fields)
     assert_close(torch.cat(outcome.latents), drawn_by_hand(host, settings, solver, **fields))
@@ -99,3 +95,28 @@ def test_zero_terminal_snr(host, sampler, first):
     outcome = host.txt2img({"scale": 2}, sampler_name=sampler, scheduler="Uniform")
     assert float(outcome.phases[0].evaluations[0].sigma[0]) == pytest.approx(first, 1e-3)
     assert_close(outcome.latents[-1], drawn_by_hand(host, {"scale": 2}, sampler_name=sampler), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "parameterization", "levels"),
+    [
+        ("Euler", "eps", (0.03, 1.0, 14.0)),
+        ("Euler", "v", (0.03, 1.0, 14.0)),
+        ("LCM", "eps", (0.03, 0.06, 1.0, 14.0)),
+        ("DDIM", "eps", (0, 1, 400, 999)),
+        ("DDIM", "v", (0, 1, 400, 999)),
+    ],
+)
+def test_what_an_answer_holds_beside_the_networks_output(host, sampler, parameterization, levels):
+    """The output being the same, the answer moves with the input by `skip` times as much."""
+    model = host.install(parameterization=parameterization)
+    model.watch = lambda call: None
+    model.hooks.output = lambda number, output: torch.full_like(output, 0.3)
+    made = host.sd_samplers.create_sampler(sampler, model)
+    family = importlib.import_module("demofusion_lib.webui.families").family_of(made)
+    cond = {"c_crossattn": [model.encode("cat")[None]], "c_concat": [torch.zeros(1, 5, 1, 1)]}
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    for level in levels:
+        at = torch.tensor([level], dtype=torch.float32 if sampler != "DDIM" else torch.long)
+        moved, still = (family.base(value, at, cond=cond) for value in (2 * x, x))
+        assert_close(moved - still, family.skip(at) * x, 1e-5 * float(1 + 10 * at[0]))
