@@ -225,3 +225,11 @@ def test_progress_counts_the_phases(host):
     assert [number for number, _ in counts] == sorted(number for number, _ in counts)
     assert {number for number, _ in counts} == set(range(6))
     assert host.shared.total_tqdm._total == host.shared.total_tqdm._done == 2 * (4 + 6 + 6)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
+def test_progress_counts_the_steps_of_a_phase(host, sampler):
+    """UniPC's, too, whose callback we need for ourselves."""
+    outcome = host.txt2img({"scale": 2, "steps": 6}, sampler_name=sampler)
+    (phase,) = outcome.phases
+    assert {evaluation.step for evaluation in phase.evaluations} >= set(range(1, 5))
