@@ -218,6 +218,10 @@ class TestImageConditions:
         outcome = host.txt2img({"scale": 3}, **self.fields)
         assert {call.concat.shape[1:] for call in outcome.phases[1].calls} == {(5, 16, 12)}
         assert set(host.model.encoded_sizes) == {(128, 96)}
+        base = outcome.base.evaluations[0].image_cond
+        for scale, phase in zip((2, 3), outcome.phases, strict=True):
+            enlarged = base.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+            assert all(torch.equal(evaluation.image_cond, enlarged) for evaluation in phase.evaluations)
 
     def test_the_cell_that_nobody_reads_goes_with_its_row(self, host):
         outcome = host.txt2img({"scale": 2}, **self.fields)
