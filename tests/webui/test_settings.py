@@ -217,6 +217,24 @@ def test_refiner_leaves_the_lora_active_for_the_phases(host):
     assert set(active) == {"activate"}
 
 
+def test_refiner_leaves_the_noise_schedule_to_the_phases(host):
+    """A checkpoint is loaded with the schedule that it was trained on."""
+    for name in ("base", "refiner"):
+        host.install(f"{name}.safetensors", parameterization="v")
+    loaded = host.sd_models.reload_model_weights
+
+    def reload(sd_model=None, info=None, forced_reload=False):
+        model = loaded(sd_model, info, forced_reload)
+        model.alphas_cumprod = model.alphas_cumprod_original
+        return model
+
+    host.sd_models.reload_model_weights = reload
+    host.opts.sd_noise_schedule = "Zero Terminal SNR"
+    refining = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.4, "steps": 5}
+    outcome = host.txt2img({"scale": 2}, scheduler="Uniform", **refining)
+    assert float(outcome.phases[0].evaluations[0].sigma[0]) == pytest.approx(4518.6, 1e-3)
+
+
 def test_progress_counts_the_phases(host):
     counts = []
     host.model.hooks.on_call = lambda n: counts.append((host.state.job_no, host.state.job_count))
