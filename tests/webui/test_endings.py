@@ -156,6 +156,14 @@ def test_not_a_number(host):
     assert outcome.images[0].std() > 0
 
 
+def test_no_phase_climbs_from_what_is_not_a_number(host):
+    host.model.hooks.output = nan_from(calls_before(host, 2, 3))
+    outcome = host.txt2img(SETTINGS, **SIZE)
+    assert outcome.sizes == [square(1)]
+    assert len(outcome.phases) == 1
+    assert "NansException" in outcome.comments and "in phase 2 of 3" in outcome.comments
+
+
 def test_fault_in_the_base_image_reaches_the_user(host):
     host.model.hooks.on_call = at_call(1, lambda: raise_error(FAULTS["error"]))
     outcome = host.run(host.generation(SETTINGS, **SIZE))
