@@ -105,8 +105,12 @@ class WebUI:
         return self.draw({**SETTINGS, **settings}, **(fields or {}))
 
     def paste(self, infotext: str) -> Answer:
-        """txt2img with nothing but a picture's infotext."""
-        return Answer(200, self.ask("txt2img", {"infotext": infotext}))
+        """txt2img with nothing but a picture's infotext, and the emphasis that is set.
+
+        The webui writes no emphasis beside `[a:b:0.5]`, and reads it back as its default, which conftest keeps out.
+        """
+        emphasis = {"emphasis": self.options()["emphasis"]}
+        return Answer(200, self.ask("txt2img", {"infotext": infotext, "override_settings": emphasis}))
 
     def options(self) -> dict[str, Any]:
         return self.ask("options")
