@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo table clean
+.PHONY: test test-latest lint live ui demo demo-exact toy quality table clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -19,7 +19,7 @@ lint: $(VENV)/ready
 test-latest: $(LATEST)/ready
 	$(LATEST)/bin/python -m pytest -q tests/core
 
-# against a running webui with the extension installed, over its HTTP API only
+# against a running webui with the extension installed, over its HTTP API only; WEBUI_DIR=its folder installs the toy
 live: $(VENV)/ready
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/live
 
@@ -28,8 +28,21 @@ ui: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -r tests/ui/requirements.txt
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/ui
 
+# the toy model at four times its size; pictures in out/demo
 demo: $(VENV)/ready
-	$(VENV)/bin/python -m bench.demo --out out/demo
+	$(VENV)/bin/demofusion "a red disc" --scale 4 --cfg-scale 3 --window-batch 16 --out out/demo
+
+# the engine on a denoiser of a known distribution, where the exact answer is known; pictures in out/demo-exact
+demo-exact: $(VENV)/ready
+	$(VENV)/bin/python -m bench.demo --out out/demo-exact
+
+# trains the toy checkpoint anew, in out/toy
+toy: $(VENV)/ready
+	$(VENV)/bin/python -m lab.toy --out out/toy
+
+# what the method does to pictures, in out/quality; QUALITY="--images 8 --scales 2" for less
+quality: $(VENV)/ready
+	$(VENV)/bin/python -m bench.quality --out out/quality $(QUALITY)
 
 # the README's reference of settings
 table: $(VENV)/ready
@@ -38,6 +51,7 @@ table: $(VENV)/ready
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q -r tests/requirements.txt
+	$(VENV)/bin/python -m pip install -q --no-deps -e .
 	touch $@
 
 $(LATEST)/ready: tests/requirements.txt

@@ -6,6 +6,7 @@ public too. Append, never reorder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -114,6 +115,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("window_batch", "Window batch", 2, "Windows the model gets at once, each prompt and negative prompt counted; more is faster and takes more memory.", 1, 64, 1),
     Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS),
     Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
+    Setting("skip_residual", "Skip residual", True, "Pull every step towards the phase before; off lets each window draw on its own, and objects repeat."),
+    Setting("dilated", "Dilated sampling", True, "Denoise the whole image as interleaved small ones too, for the global layout; off leaves the windows alone."),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -140,6 +143,8 @@ class Params:
     window_batch: int
     sdxl_size: str
     keep_phases: bool
+    skip_residual: bool
+    dilated: bool
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
@@ -172,7 +177,8 @@ class Params:
 
     @property
     def weights(self) -> Weights:
-        return Weights(self.a1, self.a2, self.a3)
+        """An infinite exponent leaves a mechanism out: its cosine factor is below 1 at every timestep of a model."""
+        return Weights(self.a1 if self.skip_residual else math.inf, self.a2 if self.dilated else math.inf, self.a3)
 
     def target_lat(self, base_lat: tuple[int, int]) -> tuple[int, int]:
         """The size to reach from a base latent, `(height, width)`. Raises SettingsError for a target below or far above it."""

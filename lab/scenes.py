@@ -21,6 +21,8 @@ COLOURS = {
     "yellow": (0.90, 0.80, 0.10),
 }
 SHAPES = ("disc", "square", "triangle")
+SKY, GROUND = 0.8, 0.36
+"""Greys that are the same in every scene: normalisation makes a small autoencoder lose a picture's own level."""
 CORE = 0.3
 """Radius of the white core, as a share of the object's."""
 
@@ -35,8 +37,6 @@ class Scene:
     centre: tuple[float, float]
     radius: float
     horizon: float
-    sky: float
-    ground: float
     weave: tuple[float, float]
 
     @property
@@ -66,8 +66,6 @@ def draw_scene(
         (uniform(margin, height - margin), uniform(margin, width - margin)),
         radius,
         uniform(0.4, 0.7) * height,
-        uniform(0.72, 0.88),
-        uniform(0.30, 0.42),
         (uniform(0, WEAVE_PX), uniform(0, WEAVE_PX)),
     )
 
@@ -100,9 +98,8 @@ def render(
 
     turn = 2 * math.pi / WEAVE_PX
     weave = torch.sin((rows + scene.weave[0]) * turn) * torch.sin((cols + scene.weave[1]) * turn)
-    sky = (scene.sky + 0.06 * (y / scene.size_px[0])).expand(height, width)
     below = ((y - scene.horizon) * scale + 0.5).clamp(0, 1)
-    grey = sky * (1 - below) + (scene.ground + 0.10 * weave) * below
+    grey = SKY * (1 - below) + (GROUND + 0.10 * weave) * below
 
     dy, dx = y - scene.centre[0], x - scene.centre[1]
     body = (0.5 - signed_distance(scene.shape, dy, dx, scene.radius) * scale).clamp(0, 1)

@@ -18,7 +18,8 @@ ROWS = (
     ("a1", "a2", "a3"),
     ("blur", "overlap"),
     ("border", "sdxl_size"),
-    ("step_normalised", "jitter", "keep_phases"),
+    ("skip_residual", "dilated", "jitter"),
+    ("step_normalised", "keep_phases"),
 )
 """Where the settings stand on the page. Their order among the API's arguments is the table's."""
 

@@ -57,6 +57,15 @@ def test_params_imports_the_core_alone() -> None:
     assert {name.split(".")[0] for name in outside} <= LIBRARIES - {"torch"}
 
 
+@pytest.mark.parametrize(("room", "barred"), [("webui", "standalone"), ("standalone", "webui")])
+def test_the_two_hosts_know_nothing_of_each_other(room: str, barred: str) -> None:
+    names = {name for path in sorted((PACKAGE / room).glob("*.py")) for name in imported(path)}
+    assert "demofusion_lib.core" in names
+    assert not [name for name in names if name.startswith(f"demofusion_lib.{barred}")]
+    others = {"modules", "gradio"} if room == "standalone" else {"diffusers", "transformers", "k_diffusion"}
+    assert not {name.split(".")[0] for name in names} & others
+
+
 def test_the_core_loads_without_the_rest() -> None:
     program = (
         "import sys, demofusion_lib.core\n"

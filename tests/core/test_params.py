@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 from dataclasses import FrozenInstanceError, asdict, fields
@@ -43,6 +44,8 @@ FROZEN = [
     ("window_batch", "demofusion_window_batch", "DemoFusion window batch", 2),
     ("sdxl_size", "demofusion_sdxl_size", "DemoFusion sdxl size", "final"),
     ("keep_phases", "demofusion_keep_phases", "DemoFusion keep phases", False),
+    ("skip_residual", "demofusion_skip_residual", "DemoFusion skip residual", True),
+    ("dilated", "demofusion_dilated", "DemoFusion dilated", True),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN}
 
@@ -65,6 +68,8 @@ OTHER = {
     "window_batch": 64,
     "sdxl_size": "phase",
     "keep_phases": True,
+    "skip_residual": False,
+    "dilated": False,
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -88,6 +93,8 @@ def test_defaults_are_the_authors() -> None:
     params = Params.from_args([])
     assert asdict(params) == DEFAULTS
     assert params.weights == Weights(3, 1, 1)
+    assert Params.from_names({"skip_residual": False}).weights == Weights(math.inf, 1, 1)
+    assert Params.from_names({"dilated": False}).weights == Weights(3, math.inf, 1)
     assert (params.blur, params.overlap, params.jitter, params.plan) == (0.8, 0.5, True, "every")
 
 
@@ -136,7 +143,7 @@ def test_positional_arguments_follow_the_table(count: int) -> None:
 
 
 def test_too_many_positional_arguments_are_refused() -> None:
-    with pytest.raises(SettingsError, match="18 arguments, allowed: at most 17, or one dictionary of names"):
+    with pytest.raises(SettingsError, match="20 arguments, allowed: at most 19, or one dictionary of names"):
         Params.from_args([*OTHER.values(), 1])
 
 
@@ -165,6 +172,8 @@ BAD = {
     "window_batch": [0, 65, 1.5, None],
     "sdxl_size": ["target", None],
     "keep_phases": [1, None],
+    "skip_residual": [0, "False", None],
+    "dilated": [0, "False", None],
 }
 
 

@@ -1,0 +1,107 @@
+"""The figures of all pictures, kept in one JSON file, and the table that is made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.quality.measures import BANDS
+
+Figures = Mapping[str, Any]
+
+
+class Results:
+    """By case and row: `{"images": [...], "evaluations": ..., "seconds": ..., "wasserstein": [...]}`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.cases: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def has(self, case: str, row: str, images: int) -> bool:
+        return len(self.cases.get(case, {}).get(row, {}).get("images", ())) >= images
+
+    def put(self, case: str, row: str, figures: dict[str, Any]) -> None:
+        self.cases.setdefault(case, {})[row] = figures
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.cases, separators=(",", ":")))
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error."""
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def share_error(values: Sequence[bool]) -> tuple[float, float]:
+    """A share and its standard error; where all agree, that of one image that did not."""
+    count = len(values)
+    share = sum(values) / count
+    doubtful = min(max(share, 1 / (count + 1)), count / (count + 1))
+    return share, math.sqrt(doubtful * (1 - doubtful) / count)
+
+
+def distance_to(spectrum: Sequence[float]) -> Callable[[Figures], float]:
+    """Root mean square distance of an image's log spectrum from the truth's mean one, in dB."""
+
+    def distance(image: Figures) -> float:
+        return math.sqrt(sum((a - b) ** 2 for a, b in zip(image["spectrum"], spectrum)) / len(spectrum))
+
+    return distance
+
+
+def mean_spectrum(images: Sequence[Figures]) -> list[float]:
+    return [sum(column) / len(images) for column in zip(*(image["spectrum"] for image in images))]
+
+
+def summary(figures: Figures, truth: Figures) -> dict[str, tuple[float, float]]:
+    """Each column's figure and its standard error; bands are differences from the truth's mean level."""
+    images, true = figures["images"], truth["images"]
+    columns = {
+        "one object": share_error([image["one_object"] for image in images]),
+        "objects": mean_error([image["objects"] for image in images]),
+        "right colour": share_error([image["right_colour"] for image in images]),
+        "PSNR to base": mean_error([image["psnr_to_base"] for image in images]),
+        "seam ratio": mean_error([image["seam_ratio"] for image in images]),
+        "log-spectral distance": mean_error([distance_to(mean_spectrum(true))(image) for image in images]),
+    }
+    for band in BANDS:
+        level, _ = mean_error([image["bands"][band] for image in true])
+        columns[f"band {band}"] = mean_error([image["bands"][band] - level for image in images])
+    columns["sliced Wasserstein"] = mean_error(figures["wasserstein"])
+    columns["evaluations"] = figures["evaluations"], math.nan
+    columns["seconds"] = figures["seconds"], math.nan
+    return columns
+
+
+DIGITS = {
+    "one object": 2, "objects": 2, "right colour": 2, "PSNR to base": 1, "seam ratio": 2, "log-spectral distance": 1,
+    "sliced Wasserstein": 2, "evaluations": 0, "seconds": 2,
+}  # fmt: skip
+
+
+def cell(name: str, value: float, error: float) -> str:
+    digits = DIGITS.get(name, 1)
+    sign = "+" if name.startswith("band") else ""
+    return f"{value:{sign}.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def markdown(results: Results, reference: str = "truth") -> str:
+    """A table for each size. Bands in dB against the truth, the Wasserstein distance in grey levels of 100."""
+    parts = []
+    for case, rows in results.cases.items():
+        if reference not in rows:
+            continue
+        summaries = {name: summary(figures, rows[reference]) for name, figures in rows.items()}
+        names = list(next(iter(summaries.values())))
+        lines = [f"### {case}", "", f"| | images | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
+        for row, columns in summaries.items():
+            cells = [cell(name, *columns[name]) for name in names]
+            lines.append(f"| {row} | {len(rows[row]['images'])} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,112 @@
+"""The variants that are measured against each other, and the sizes they are measured at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from demofusion_lib.params import Params
+from demofusion_lib.standalone.drawing import Order
+from lab.scenes import COLOURS, NATIVE_PX, SHAPES, Scene, draw_scene
+
+GUIDANCE = 3.0
+SHAPE_SIZES = {"square": (NATIVE_PX, NATIVE_PX), "3:2": (NATIVE_PX, NATIVE_PX * 3 // 2)}
+"""Base sizes, `(height, width)` in pixels."""
+SCALES = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size to draw at: `scale` times the base of `shape`."""
+
+    shape: str
+    scale: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.scale}x {self.shape}"
+
+    @property
+    def base_px(self) -> tuple[int, int]:
+        return SHAPE_SIZES[self.shape]
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        height, width = self.base_px
+        return height * self.scale, width * self.scale
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What image `number` shows: the same for every row."""
+
+    number: int
+
+    @property
+    def colour(self) -> str:
+        return list(COLOURS)[self.number % len(COLOURS)]
+
+    @property
+    def shape(self) -> str:
+        return SHAPES[self.number // len(COLOURS) % len(SHAPES)]
+
+    @property
+    def prompt(self) -> str:
+        return f"a {self.colour} {self.shape}"
+
+    def scene(self, base_px: tuple[int, int], salt: int) -> Scene:
+        """A true scene of this prompt; another one for another salt."""
+        generator = torch.Generator().manual_seed(1_000_003 * salt + self.number)
+        return draw_scene(generator, base_px, self.colour, self.shape)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `kind`: drawn by the engine, or one of `truth`, `bicubic` and `direct`."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = "Euler"
+    steps: int = 20
+    kind: str = "drawn"
+
+    def order(self, case: Case, subjects: Sequence[Subject]) -> Order:
+        height, width = case.base_px
+        scale = case.scale if self.kind == "drawn" else 1
+        if self.kind == "direct":
+            height, width = case.size_px
+        params = Params.from_names({"enabled": True, "scale": scale, "window_batch": 16, **self.settings})
+        prompts, seeds = [s.prompt for s in subjects], [s.number for s in subjects]
+        return Order(prompts, seeds, width, height, params, "", self.steps, self.sampler, guidance=GUIDANCE)
+
+
+def sampler_rows() -> list[Row]:
+    names = ("Euler", "DPM++ 2M Karras", "Euler a", "DPM++ SDE", "DDIM", "UniPC")
+    return [
+        Row(f"{name}, {steps} steps", {}, name, steps)
+        for name in names
+        for steps in (20, 50)
+        if (name, steps) != ("Euler", 20)
+    ]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("truth", kind="truth"),
+    Row("bicubic of the base", kind="bicubic"),
+    Row("direct", kind="direct"),
+    Row("windows alone", {"skip_residual": False, "dilated": False}),
+    Row("method"),
+    Row("without residual", {"skip_residual": False}),
+    Row("without dilation", {"dilated": False}),
+    Row("without blur", {"blur": 0.0}),
+    Row("without jitter", {"jitter": False}),
+    Row("single jump", {"plan": "direct"}),
+    Row("not step-normalised, 20 steps", {"step_normalised": False}),
+    Row("not step-normalised, 50 steps", {"step_normalised": False}, steps=50),
+    *sampler_rows(),
+)
+"""`method` is Euler at 20 steps with the defaults of the table of settings; every other row differs from it as it says."""
+BY_NAME = {row.name: row for row in ROWS}

@@ -1,0 +1,1 @@
+"""The second host: diffusers models, k-diffusion's samplers, a command line. Never needed by the webui."""

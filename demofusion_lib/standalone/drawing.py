@@ -1,0 +1,180 @@
+"""One picture or a batch of them: the base image, then the phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+from ..core import (
+    Phase,
+    PhaseEngine,
+    PhaseFusion,
+    SkipResidual,
+    WindowGrid,
+    centre_crop,
+    climb,
+    step_generator,
+    step_starts,
+)
+from ..params import LATENT_PX, Params
+from .guidance import Guided, Progress, SizeTold
+from .models import Model
+from .prompts import encode
+from .samplers import AUTOMATIC, Sampler, Schedule, Solver, find_sampler
+
+PHASE_NOISE, SAMPLER_NOISE = -1, -2  # beside the steps 0, 1, 2, ... in `step_generator`
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to draw: one image for each prompt and seed, all of one size.
+
+    width_px, height_px: the base image's, multiples of 8. guidance: CFG scale, 1 for none.
+    """
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    width_px: int
+    height_px: int
+    params: Params
+    negative: str = ""
+    steps: int = 20
+    sampler: str = "Euler"
+    scheduler: str = AUTOMATIC
+    guidance: float = 5.0
+
+    @property
+    def base_lat(self) -> tuple[int, int]:
+        return self.height_px // LATENT_PX, self.width_px // LATENT_PX
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished phase: `latent (batch, 4, height, width)`, the rows that the network evaluated and the seconds."""
+
+    number: int
+    latent: torch.Tensor
+    evaluations: int
+    seconds: float
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """`(width, height)`."""
+        return self.latent.shape[-1] * LATENT_PX, self.latent.shape[-2] * LATENT_PX
+
+
+@dataclass
+class Drawing:
+    """Checks the order when it is made; `phases` draws."""
+
+    model: Model
+    order: Order
+    progress: Progress = lambda rows: None
+    sampler: Sampler = field(init=False)
+    base_lat: tuple[int, int] = field(init=False)
+    climb: list[Phase] = field(init=False)
+
+    def __post_init__(self) -> None:
+        order = self.order
+        self.sampler, self.scheduler = find_sampler(order.sampler, order.scheduler)
+        self.schedule = Schedule(self.model.alphas_cumprod)
+        self.base_lat, self.climb = order.params.phases(order.base_lat)
+        for steps in (order.steps, self.phase_steps):
+            Solver(self.sampler, self.schedule, self.scheduler, steps)
+
+    @property
+    def phase_steps(self) -> int:
+        return self.order.params.steps or self.order.steps
+
+    @torch.no_grad()
+    def phases(self) -> Iterator[Finished]:
+        """The base image's latent, and each phase's as soon as it is finished."""
+        self.cond = encode(self.model, self.order.prompts)
+        self.uncond = encode(self.model, [self.order.negative] * len(self.order.prompts))
+        base = self._base()
+        yield base
+        begun = perf_counter()
+        for phase, latent in climb(centre_crop(base.latent, *self.base_lat), self.climb, self._phase):
+            yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun)
+            begun = perf_counter()
+
+    def _noise(self, height_lat: int, width_lat: int, phase: int) -> torch.Tensor:
+        shape = 4, height_lat, width_lat
+        generators = [step_generator(seed, phase, PHASE_NOISE) for seed in self.order.seeds]
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.model.device)
+
+    def _sample(self, guided: Guided, x: torch.Tensor, solver: Solver, phase: int) -> torch.Tensor:
+        seeds = [step_generator(seed, phase, SAMPLER_NOISE).initial_seed() for seed in self.order.seeds]
+        return solver.run(guided, x, seeds)
+
+    def _base(self) -> Finished:
+        """Phase 1, no engine in it."""
+        begun, size_px = perf_counter(), (self.order.height_px, self.order.width_px)
+        solver = Solver(self.sampler, self.schedule, self.scheduler, self.order.steps)
+        guided = Guided(
+            self.model, self.cond, self.uncond, self.order.guidance, SizeTold(size_px, size_px), progress=self.progress
+        )
+        noise = self._noise(*self.order.base_lat, 1)
+        latent = self._sample(guided, solver.from_noise(noise), solver, 1)
+        return Finished(1, latent, guided.evaluations, perf_counter() - begun)
+
+    def _phase(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+        solver = Solver(self.sampler, self.schedule, self.scheduler, self.phase_steps)
+        engine = self._engine(phase, previous)
+        told = SizeTold(self._told(phase), self._told(phase))
+        guided = Guided(
+            self.model, self.cond, self.uncond, self.order.guidance, told, engine=engine, progress=self.progress
+        )
+        start = engine.residual.noised(solver.start.alpha, solver.start.sigma)
+        latent = self._sample(guided, start, solver, phase.number)
+        self.evaluations = guided.evaluations
+        return latent
+
+    def _engine(self, phase: Phase, previous: torch.Tensor) -> PhaseEngine:
+        params = self.order.params
+        noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
+        residual = SkipResidual(
+            previous, noise, params.weights, normalise=params.step_normalised, stochastic=self.sampler.stochastic
+        )
+        return PhaseEngine(
+            residual,
+            PhaseFusion(phase, self._grid(phase), params.weights, blur=params.blur, batch=params.window_batch),
+            step_starts(self.sampler.solver, self.phase_steps),
+            lambda step: [step_generator(seed, phase.number, step) for seed in self.order.seeds],
+        )
+
+    def _grid(self, phase: Phase) -> WindowGrid:
+        params = self.order.params
+        return WindowGrid(
+            phase.height_lat, phase.width_lat, self.order.base_lat, params.overlap, params.jitter, params.border
+        )
+
+    def _told(self, phase: Phase) -> tuple[int, int]:
+        """The `(height, width)` in pixels that SDXL is told in a phase."""
+        if self.order.params.sdxl_size == "base":
+            return self.order.height_px, self.order.width_px
+        told = self.climb[-1] if self.order.params.sdxl_size == "final" else phase
+        return told.height_lat * LATENT_PX, told.width_lat * LATENT_PX
+
+    def planned_rows(self) -> int:
+        """About how many rows the network will evaluate: the paths of no weight and a sampler's odd steps left aside."""
+        rows = len(self.order.prompts) * (1 if self.order.guidance == 1 else 2)
+        stages = sum_of_stages(self.sampler, self.phase_steps)
+        windows = sum(len(self._grid(phase)) + phase.dilation**2 for phase in self.climb)
+        return rows * (sum_of_stages(self.sampler, self.order.steps) + windows * stages)
+
+
+def sum_of_stages(sampler: Sampler, steps: int) -> int:
+    """The evaluations of a run."""
+    if sampler.solver in ("sample_dpm_fast", "sample_dpm_adaptive"):
+        return steps
+    starts, evaluations = step_starts(sampler.solver, steps), 0
+    begun = 0
+    while True:
+        begun += next(starts)
+        if begun > steps:
+            return evaluations
+        evaluations += 1

@@ -1,0 +1,107 @@
+"""The command line's flags: its own, and those of the table of settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..params import LATENT_PX, SETTINGS, Params, Setting, SettingsError
+from .models import DTYPES
+from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS
+from .toy import TOY
+
+GIVEN = {"enabled": True, "keep_phases": True}
+"""What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[str], Any]:
+    """A parser that names what is allowed."""
+    words = "whole numbers " if kind is int else ""
+    behind = f", multiples of {multiple}" if multiple > 1 else ""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high or (kind is int and value % multiple):
+            raise argparse.ArgumentTypeError(f"is {text!r}, allowed: {words}{low:g} to {high:g}{behind}")
+        return value
+
+    return parse
+
+
+def setting_type(setting: Setting) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return setting.from_text(text)
+        except SettingsError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"DemoFusion: {setting.name} ")) from error
+
+    return parse
+
+
+def add_setting(group: Any, setting: Setting) -> None:
+    flag = "--" + setting.name.replace("_", "-")
+    default = GIVEN.get(setting.name, setting.default)
+    if setting.kind is bool:
+        group.add_argument(
+            flag, action=argparse.BooleanOptionalAction, default=default, help=f"{setting.help} ({default})"
+        )
+    else:
+        text = f"{setting.help} Allowed: {setting.allowed} ({setting.to_text(default)})".replace("%", "%%")
+        group.add_argument(flag, type=setting_type(setting), default=default, metavar=setting.name.upper(), help=text)
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="demofusion",
+        description="Draws an image at a model's native size, then climbs to a larger one.",
+        allow_abbrev=False,
+    )
+    made.add_argument("prompt", help="what to draw; the toy knows 'a red disc', green, blue, yellow, square, triangle")
+    made.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
+    made.add_argument(
+        "--model", default=TOY, help="toy, a diffusers folder or hub name, or a .safetensors file (%(default)s)"
+    )
+    side = number(int, 64, 16384, LATENT_PX)
+    made.add_argument("--width", type=side, help="of the base image in pixels (the model's native size)")
+    made.add_argument("--height", type=side, help="of the base image in pixels (the model's native size)")
+    made.add_argument(
+        "--sampling-steps", type=number(int, 1, 150), default=20, metavar="N", help="of the base image (%(default)s)"
+    )
+    made.add_argument("--sampler", default="Euler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (%(default)s)")
+    made.add_argument("--scheduler", default=AUTOMATIC, metavar="NAME", help=f"{', '.join(SCHEDULERS)} (%(default)s)")
+    made.add_argument(
+        "--cfg-scale", type=number(float, 1, 30), default=5.0, metavar="X", help="guidance, 1 for none (%(default)s)"
+    )
+    made.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1, help="(%(default)s)")
+    made.add_argument("--out", type=Path, default=Path("out/demofusion"), help="folder for the pictures (%(default)s)")
+    made.add_argument("--device", default="auto", help="a torch device (%(default)s)")
+    made.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="precision (%(default)s)")
+    made.add_argument("--json", action="store_true", help="print what was drawn as JSON")
+    group = made.add_argument_group("DemoFusion")
+    for setting in SETTINGS:
+        if setting.name != "enabled":
+            add_setting(group, setting)
+    return made
+
+
+def params_of(args: argparse.Namespace) -> Params:
+    return Params.from_names(
+        {**{s.name: getattr(args, s.name) for s in SETTINGS if hasattr(args, s.name)}, "enabled": True}
+    )
+
+
+def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
+    made = parser()
+    return made, made.parse_args(argv)

@@ -1,0 +1,123 @@
+"""The network under classifier-free guidance, over whole latents or through the engine's windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..core import Layout, PhaseEngine, View
+from ..params import LATENT_PX
+from .models import Model
+from .prompts import Encoded
+
+Progress = Callable[[int], None]
+"""Told of every evaluation of the network: how many rows it had."""
+
+
+@dataclass(frozen=True)
+class SigmaForm:
+    """`x = x0 + sigma * noise`, the answer is the denoised: k-diffusion's contract."""
+
+    sigma: float
+    v_prediction: bool
+
+    @property
+    def skip(self) -> float:
+        return 1 / (self.sigma**2 + 1) if self.v_prediction else 1.0
+
+    def network_input(self, x: torch.Tensor) -> torch.Tensor:
+        return x.div(math.sqrt(self.sigma**2 + 1))
+
+    def answer(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if self.v_prediction:
+            return x.mul(self.skip).sub(output, alpha=self.sigma / math.sqrt(self.sigma**2 + 1))
+        return x.sub(output, alpha=self.sigma)
+
+
+@dataclass(frozen=True)
+class EpsForm:
+    """`x = alpha * x0 + sigma * noise`, the answer is epsilon: DDIM's contract."""
+
+    alpha: float
+    sigma: float
+    v_prediction: bool
+
+    @property
+    def skip(self) -> float:
+        return self.sigma if self.v_prediction else 0.0
+
+    def network_input(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def answer(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        return output.mul(self.alpha).add(x, alpha=self.sigma) if self.v_prediction else output
+
+
+@dataclass(frozen=True)
+class SizeTold:
+    """SDXL's size conditioning in pixels, `(height, width)`; crop corners come from the windows."""
+
+    original_px: tuple[int, int]
+    target_px: tuple[int, int]
+
+
+class Guided:
+    """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
+
+    cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out.
+    """
+
+    def __init__(
+        self, model: Model, cond: Encoded, uncond: Encoded, guidance: float, told: SizeTold,
+        *, engine: PhaseEngine | None = None, progress: Progress = lambda rows: None,
+    ):  # fmt: skip
+        self.model = model
+        self.guidance = guidance
+        self.encoded = Encoded.joined([cond, uncond]) if guidance != 1 else cond
+        self.told = told
+        self.engine = engine
+        self.progress = progress
+        self.evaluations = 0
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, t: float, form: SigmaForm | EpsForm) -> torch.Tensor:
+        """`x (batch, 4, height, width)`; the answer in the form's own terms."""
+        repeats = 1 if self.guidance == 1 else 2
+        rows = torch.cat([x] * repeats)
+
+        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            return form.answer(patches, self._network(form.network_input(patches), t, rows, views))
+
+        if self.engine is None:
+            output = predict(rows, range(len(rows)), (), Layout([], (0, 0, 0, 0)))
+        else:
+            output = self.engine.fusion(rows, list(range(len(x))) * repeats, t, form.skip, predict)
+        if repeats == 1:
+            return output
+        cond, uncond = output.chunk(2)
+        return uncond + self.guidance * (cond - uncond)
+
+    def _network(self, x: torch.Tensor, t: float, rows: Sequence[int], views: Sequence[View]) -> torch.Tensor:
+        model, chosen = self.model, list(rows)
+        added: dict[str, Any] = {}
+        if self.encoded.pooled is not None:
+            added = {"text_embeds": self.encoded.pooled[chosen], "time_ids": self._time_ids(len(chosen), views, x)}
+        times = torch.full((len(x),), t, device=x.device)
+        output = model.unet(
+            x.to(model.dtype), times, encoder_hidden_states=self.encoded.context[chosen],
+            added_cond_kwargs=added or None, return_dict=False,
+        )[0]  # fmt: skip
+        self.evaluations += len(x)
+        self.progress(len(x))
+        return output.to(x.dtype)
+
+    def _time_ids(self, count: int, views: Sequence[View], x: torch.Tensor) -> torch.Tensor:
+        corners = [view.corner_lat or (0, 0) for view in views] or [(0, 0)] * count
+        ids = [
+            [*self.told.original_px, top * LATENT_PX, left * LATENT_PX, *self.told.target_px] for top, left in corners
+        ]
+        return torch.tensor(ids, device=x.device, dtype=self.model.dtype)

@@ -1,0 +1,216 @@
+"""The webui's samplers and schedulers by their names there: k-diffusion's functions, and diffusers' DDIM and UniPC."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from k_diffusion import sampling
+
+from ..core import PhaseEngine, first_sigma, is_stochastic
+from .errors import UserError
+from .guidance import EpsForm, Guided, SigmaForm
+
+AUTOMATIC = "Automatic"
+SCHEDULERS = (AUTOMATIC, "Uniform", "Karras", "Exponential", "Polyexponential")
+ETA = 1.0
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """`solver` is the core's name for it; `scheduler` what Automatic means."""
+
+    name: str
+    solver: str
+    scheduler: str = "Uniform"
+
+    @property
+    def is_timestep(self) -> bool:
+        """Whether it steps in the variance-preserving scale on a schedule of its own."""
+        return self.solver in ("ddim", "unipc")
+
+    @property
+    def stochastic(self) -> bool:
+        return is_stochastic(self.solver, eta=0.0 if self.is_timestep else ETA)
+
+
+SAMPLERS = {
+    sampler.name: sampler
+    for sampler in (
+        Sampler("DPM++ 2M", "sample_dpmpp_2m", "Karras"),
+        Sampler("DPM++ SDE", "sample_dpmpp_sde", "Karras"),
+        Sampler("DPM++ 2M SDE", "sample_dpmpp_2m_sde", "Exponential"),
+        Sampler("DPM++ 3M SDE", "sample_dpmpp_3m_sde", "Exponential"),
+        Sampler("DPM++ 2S a", "sample_dpmpp_2s_ancestral", "Karras"),
+        Sampler("Euler a", "sample_euler_ancestral"),
+        Sampler("Euler", "sample_euler"),
+        Sampler("LMS", "sample_lms"),
+        Sampler("Heun", "sample_heun"),
+        Sampler("DPM2", "sample_dpm_2", "Karras"),
+        Sampler("DPM2 a", "sample_dpm_2_ancestral", "Karras"),
+        Sampler("DPM fast", "sample_dpm_fast"),
+        Sampler("DPM adaptive", "sample_dpm_adaptive"),
+        Sampler("DDIM", "ddim"),
+        Sampler("UniPC", "unipc"),
+    )
+}
+
+
+def find_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
+    """Also by the old names with the scheduler behind: `DPM++ 2M Karras`. Raises UserError for an unknown one."""
+    for ending in SCHEDULERS[2:]:
+        if name.endswith(f" {ending}") and scheduler in (AUTOMATIC, ending):
+            name, scheduler = name.removesuffix(f" {ending}"), ending
+    if name not in SAMPLERS:
+        raise UserError(f"sampler is {name!r}, allowed: {', '.join(SAMPLERS)}")
+    sampler = SAMPLERS[name]
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"scheduler is {scheduler!r}, allowed: {', '.join(SCHEDULERS)}")
+    if sampler.is_timestep and scheduler not in (AUTOMATIC, "Uniform"):
+        raise UserError(f"scheduler is {scheduler!r}, allowed with {name}: {AUTOMATIC}")
+    return sampler, sampler.scheduler if scheduler == AUTOMATIC else scheduler
+
+
+class Schedule:
+    """A model's noise levels. alphas_cumprod: float64 `(1000,)`; a level of infinite sigma (zero terminal SNR) is capped."""
+
+    def __init__(self, alphas_cumprod: torch.Tensor):
+        self.alphas_cumprod = alphas_cumprod.clamp(min=2e-8)
+        self.log_sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).log() / 2
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.log_sigmas[0].exp())
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.log_sigmas[-1].exp())
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        low = t.long().clamp(0, len(self.log_sigmas) - 2)
+        share = t.double() - low
+        return torch.lerp(self.log_sigmas[low], self.log_sigmas[low + 1], share).exp()
+
+    def t(self, sigma: float) -> float:
+        """The training timestep of a noise level, between whole ones by the logarithm as k-diffusion does."""
+        level = torch.tensor(sigma, dtype=torch.float64).log()
+        high = int(torch.searchsorted(self.log_sigmas, level).clamp(1, len(self.log_sigmas) - 1))
+        below, above = self.log_sigmas[high - 1], self.log_sigmas[high]
+        return min(max(high - 1 + float((level - below) / (above - below)), 0.0), len(self.log_sigmas) - 1.0)
+
+    def alpha_sigma(self, t: int) -> tuple[float, float]:
+        alpha = float(self.alphas_cumprod[t])
+        return alpha**0.5, (1 - alpha) ** 0.5
+
+    def sigmas(self, steps: int, scheduler: str) -> torch.Tensor:
+        """From the highest to 0, float32 `(steps + 1,)`."""
+        low, high = self.sigma_min, self.sigma_max
+        if scheduler == "Uniform":
+            levels = self.sigma(torch.linspace(len(self.log_sigmas) - 1, 0, steps, dtype=torch.float64))
+            return torch.cat([levels.float(), torch.zeros(1)])
+        return {
+            "Karras": sampling.get_sigmas_karras,
+            "Exponential": sampling.get_sigmas_exponential,
+            "Polyexponential": sampling.get_sigmas_polyexponential,
+        }[scheduler](steps, low, high)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: `alpha * x0 + sigma * noise`."""
+
+    alpha: float
+    sigma: float
+
+
+class Solver:
+    """One run of a sampler: from its start to the clean latent. `seeds` are the images', for a sampler's own noise."""
+
+    def __init__(self, sampler: Sampler, schedule: Schedule, scheduler: str, steps: int):
+        self.sampler, self.schedule, self.steps = sampler, schedule, steps
+        if sampler.solver == "unipc" and steps < 3:
+            raise UserError(f"steps is {steps}, allowed with UniPC: its order, 3, or more")
+        if sampler.is_timestep:
+            self.diffusers = _diffusers_scheduler(sampler.solver, schedule)
+            self.diffusers.set_timesteps(steps)
+            self.timesteps = [int(t) for t in self.diffusers.timesteps]
+            self.start = Start(*schedule.alpha_sigma(self.timesteps[0]))
+        else:
+            self.levels = schedule.sigmas(steps, scheduler)
+            self.start = Start(1.0, first_sigma(sampler.solver, self.levels.tolist(), schedule.sigma_max))
+
+    def from_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Where a picture begins that has nothing to begin with; the timestep samplers take unit noise for it."""
+        return noise if self.sampler.is_timestep else noise.mul(self.start.sigma)
+
+    def run(self, guided: Guided, x: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        return self._timesteps(guided, x) if self.sampler.is_timestep else self._sigmas(guided, x, seeds)
+
+    def _sigmas(self, guided: Guided, x: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        v_prediction, schedule = guided.model.v_prediction, self.schedule
+
+        def denoise(x: torch.Tensor, sigmas: torch.Tensor, **extra: Any) -> torch.Tensor:
+            sigma = float(sigmas.flatten()[0])
+            t = schedule.t(sigma)
+            if guided.engine is not None:
+                guided.engine.before(x, t, 1.0, sigma)
+            return guided(x, t, SigmaForm(sigma, v_prediction))
+
+        function = getattr(sampling, self.sampler.solver)
+        takes = inspect.signature(function).parameters
+        arguments: dict[str, Any] = {"disable": True}
+        if "eta" in takes:
+            arguments["eta"] = ETA
+        if "noise_sampler" in takes:
+            arguments["noise_sampler"] = self._noise(x, seeds)
+        if "n" in takes:
+            return function(denoise, x, schedule.sigma_min, schedule.sigma_max, self.steps, **arguments)
+        if "sigma_min" in takes:
+            return function(denoise, x, schedule.sigma_min, schedule.sigma_max, **arguments)
+        return function(denoise, x, self.levels.to(x.device), **arguments)
+
+    def _noise(self, x: torch.Tensor, seeds: Sequence[int]) -> Callable[..., torch.Tensor]:
+        """Each image's from its own seed: an image must not depend on its batch-mates."""
+        if "sde" in self.sampler.solver:
+            low = float(self.levels[self.levels > 0].min())
+            return sampling.BrownianTreeNoiseSampler(x, low, self.schedule.sigma_max, seed=[s % 2**63 for s in seeds])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = x.shape[1:]
+        return lambda *levels: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(x)
+
+    def _timesteps(self, guided: Guided, x: torch.Tensor) -> torch.Tensor:
+        if guided.engine is not None and self.sampler.solver == "unipc":
+            self.diffusers.engine = guided.engine
+        for t in self.timesteps:
+            alpha, sigma = self.schedule.alpha_sigma(t)
+            if guided.engine is not None:
+                guided.engine.before(x, float(t), alpha, sigma)
+            eps = guided(x, float(t), EpsForm(alpha, sigma, guided.model.v_prediction))
+            x = self.diffusers.step(eps, t, x).prev_sample
+        return x
+
+
+def _diffusers_scheduler(solver: str, schedule: Schedule) -> Any:
+    from diffusers import DDIMScheduler, UniPCMultistepScheduler
+
+    class PulledUniPC(UniPCMultistepScheduler):  # type: ignore[misc]
+        """Goes on from a corrected `x`, which it makes from the step before: that one needs the residual as well."""
+
+        engine: PhaseEngine | None = None
+
+        def multistep_uni_c_bh_update(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            x = super().multistep_uni_c_bh_update(*args, **kwargs)
+            if self.engine is not None:
+                self.engine.corrected(x)
+            return x
+
+    betas = 1 - schedule.alphas_cumprod / torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas_cumprod[:-1]])
+    known: dict[str, Any] = {"trained_betas": betas.float().numpy(), "prediction_type": "epsilon"}
+    if solver == "ddim":
+        return DDIMScheduler(**known, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return PulledUniPC(
+        **known, solver_order=3, solver_type="bh1", timestep_spacing="linspace", final_sigmas_type="sigma_min"
+    )

@@ -1,0 +1,58 @@
+"""The toy checkpoint that the repository carries, and what diffusers must be told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TOY = "toy"
+FOLDER = Path(__file__).with_name("toy")
+TOY_FILE = FOLDER / "toy.safetensors"
+CONFIG_FILE = FOLDER / "toy.json"
+"""The diffusers configs of its parts: one file, by part."""
+MERGES = 49152 - 256 - 2
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's vocabulary, which OpenAI published under the MIT licence and the `clip` package carries, as transformers reads it."""
+    from clip.simple_tokenizer import bytes_to_unicode, default_bpe
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        merges = file.read().split("\n")[1 : MERGES + 1]
+    letters = list(bytes_to_unicode().values())
+    vocabulary = [*letters, *(c + "</w>" for c in letters), *("".join(m.split()) for m in merges), START, END]
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    settings: dict[str, Any] = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def write_text_encoder(folder: Path) -> None:
+    """The text encoder's config beside its tokenizer: what the original SD1 code reads."""
+    write_tokenizer(folder)
+    config = json.loads(CONFIG_FILE.read_text(encoding="utf-8"))["text_encoder"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def toy_configs() -> Iterator[Path]:
+    """A diffusers folder without weights, for as long as loading takes."""
+    names = {"scheduler": "scheduler_config.json"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, config in json.loads(CONFIG_FILE.read_text(encoding="utf-8")).items():
+            file = folder / "model_index.json" if part == "pipeline" else folder / part / names.get(part, "config.json")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(config), encoding="utf-8")
+        write_tokenizer(folder / "tokenizer")
+        yield folder

@@ -1,0 +1,103 @@
+"""The laboratory's measures against pictures whose figures are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.quality.measures import (
+    BANDS,
+    PatchProjections,
+    band_levels,
+    log_spectrum,
+    psnr,
+    seam_ratio,
+    shrunk,
+    sliced_wasserstein,
+)
+from bench.quality.results import Results, cell, markdown, mean_error, share_error, summary
+
+
+def stripes(cycles: float, size: int = 256, amplitude: float = 0.2) -> torch.Tensor:
+    """A grey wave of so many cycles a pixel."""
+    wave = 0.5 + amplitude * torch.sin(2 * math.pi * cycles * torch.arange(size, dtype=torch.float32))
+    return wave.expand(3, size, size).clone()
+
+
+@pytest.mark.parametrize(
+    ("cycles", "band"), [(0.045, "1/32-1/16"), (0.09, "1/16-1/8"), (0.18, "1/8-1/4"), (0.35, "1/4-1/2")]
+)
+def test_a_wave_lies_in_its_band(cycles: float, band: str) -> None:
+    quiet, loud = band_levels(stripes(cycles, amplitude=0.1)), band_levels(stripes(cycles, amplitude=0.2))
+    assert max(loud, key=lambda name: loud[name]) == band
+    assert loud[band] - quiet[band] == pytest.approx(20 * math.log10(2), abs=0.01)
+    assert set(loud) == set(BANDS)
+
+
+def test_the_spectrum_finds_a_wave_too() -> None:
+    spectrum = log_spectrum(stripes(0.25))
+    edges = torch.logspace(math.log10(1 / 64), math.log10(1 / 2), len(spectrum) + 1)
+    peak = int(spectrum.argmax())
+    assert edges[peak] <= 0.25 <= edges[peak + 1]
+
+
+def test_seams() -> None:
+    generator = torch.Generator().manual_seed(1)
+    picture = 0.5 + 0.02 * torch.randn(3, 512, 512, generator=generator)
+    assert seam_ratio(picture, (128, 128)) == pytest.approx(1, abs=0.05)
+    seamed = picture.clone()
+    seamed[:, :, 128:256] += 0.1
+    assert seam_ratio(seamed, (128, 128)) > 1.15
+    assert seam_ratio(seamed.transpose(1, 2), (128, 128)) == pytest.approx(seam_ratio(seamed, (128, 128)), rel=1e-4)
+    elsewhere = picture.clone()
+    elsewhere[:, :, 190:300] += 0.1
+    assert seam_ratio(elsewhere, (128, 128)) < 1.0
+
+
+def test_psnr_of_a_shrunk_picture() -> None:
+    base = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+    large = base.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    assert psnr(shrunk(large, 4), base) == 99
+    assert psnr(shrunk(large, 4) + 0.1, base) == pytest.approx(20, abs=1e-3)
+
+
+def test_patches_are_told_apart() -> None:
+    projections = PatchProjections()
+    one, other = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4))
+    same = sliced_wasserstein(projections(one, 1), projections(other, 2))
+    assert sliced_wasserstein(projections(one, 1), projections(one, 1)) == 0
+    assert sliced_wasserstein(projections(one, 1), projections(0.5 * one, 1)) > 5 * same
+
+
+def test_errors() -> None:
+    assert mean_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / math.sqrt(3)))
+    assert share_error([True, True, False, False]) == (0.5, 0.25)
+    share, error = share_error([True] * 9)
+    assert share == 1 and error == pytest.approx(math.sqrt(0.1 * 0.9 / 9))
+    assert cell("one object", 0.5, 0.051) == "0.50 ± 0.05"
+    assert cell("band 1/8-1/4", 1.26, 0.1) == "+1.3 ± 0.1"
+    assert cell("evaluations", 1240.0, math.nan) == "1240"
+
+
+def figures(level: float) -> dict[str, object]:
+    image = {
+        "objects": 1, "one_object": True, "right_colour": True, "psnr_to_base": 30.0, "seam_ratio": 1.0,
+        "bands": dict.fromkeys(BANDS, level), "spectrum": [level] * 4,
+    }  # fmt: skip
+    return {"images": [image, image], "wasserstein": [1.0, 3.0], "evaluations": 280, "seconds": 2.0}
+
+
+def test_the_table_is_taken_against_the_truth(tmp_path) -> None:
+    results = Results(tmp_path / "results.json")
+    results.put("2x square", "truth", figures(-30))
+    results.put("2x square", "method", figures(-27))
+    columns = summary(figures(-27), figures(-30))
+    assert columns["log-spectral distance"][0] == columns["band 1/8-1/4"][0] == 3
+    again = Results(tmp_path / "results.json")
+    assert again.has("2x square", "method", 2) and not again.has("2x square", "method", 3)
+    assert not again.has("3x square", "method", 1)
+    lines = markdown(again).splitlines()
+    assert lines[0] == "### 2x square"
+    assert lines[-1].startswith("| method | 2 | 1.00 ± ") and "+3.0 ± 0.0" in lines[-1] and "2.00 ± 1.00" in lines[-1]

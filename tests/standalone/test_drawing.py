@@ -1,0 +1,144 @@
+"""The engine in the second host: every sampler carries it, and an image does not depend on its batch-mates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from demofusion_lib.core import statistics, upsample, with_statistics
+from demofusion_lib.params import Params, SettingsError
+from demofusion_lib.standalone.drawing import Drawing, Finished, Order
+from demofusion_lib.standalone.errors import UserError
+from demofusion_lib.standalone.models import Model
+from demofusion_lib.standalone.samplers import SAMPLERS, Schedule, find_sampler
+
+EVALUATIONS = {
+    "DPM++ 2M": 8, "DPM++ SDE": 15, "DPM++ 2M SDE": 8, "DPM++ 3M SDE": 8, "DPM++ 2S a": 15, "Euler a": 8, "Euler": 8,
+    "LMS": 8, "Heun": 15, "DPM2": 15, "DPM2 a": 15, "DPM fast": 8, "DDIM": 8, "UniPC": 8,
+}  # fmt: skip
+"""Of the guided denoiser in 8 steps; DPM adaptive takes as many as it likes."""
+
+
+def order(sampler: str = "Euler", **settings: object) -> Order:
+    params = Params.from_names({"enabled": True, "scale": 2, "window_batch": 16, **settings})
+    return Order(["a red disc"], [7], 64, 64, params, steps=8, sampler=sampler, guidance=1.0)
+
+
+def draw(model: Model, wanted: Order) -> list[Finished]:
+    return list(Drawing(model, wanted).phases())
+
+
+def error(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_carries_the_residual(sampler: str, models: dict[str, Model]) -> None:
+    """At full strength in every step a phase ends at the enlarged base latent, but for what the last step draws."""
+    base, phase = draw(models["sd"], order(sampler, a1=0.0, a2=10.0))
+    enlarged = with_statistics(upsample(base.latent, 16, 16), *statistics(base.latent))
+    assert error(phase.latent, enlarged) < 0.1
+    _, free = draw(models["sd"], order(sampler, skip_residual=False, a2=10.0))
+    assert error(free.latent, enlarged) > 0.5
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name in EVALUATIONS])
+def test_nothing_is_evaluated_twice_or_for_nothing(sampler: str, models: dict[str, Model]) -> None:
+    base, phase = draw(models["sd"], order(sampler, dilated=False))
+    assert base.evaluations == EVALUATIONS[sampler]
+    assert phase.evaluations == 9 * EVALUATIONS[sampler]
+    _, windows_left_out = draw(models["sd"], order(sampler, a2=0.0))
+    assert windows_left_out.evaluations == 4 * EVALUATIONS[sampler]
+
+
+@pytest.mark.parametrize("name", ["sd", "sd-v", "sdxl"])
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "UniPC"])
+def test_a_batch_draws_what_single_runs_draw(name: str, sampler: str, models: dict[str, Model]) -> None:
+    two = replace(order(sampler), prompts=["a red disc", "blue fog"], seeds=[7, 8], guidance=3.0)
+    together = draw(models[name], two)[-1].latent
+    for i in range(2):
+        alone = draw(models[name], replace(two, prompts=[two.prompts[i]], seeds=[two.seeds[i]]))[-1].latent
+        assert error(together[i : i + 1], alone) < 1e-4
+    assert error(together[:1], together[1:]) > 0.1
+
+
+def test_the_same_seed_draws_the_same_bits(models: dict[str, Model]) -> None:
+    first, second = (draw(models["sdxl"], order("DPM++ 2M SDE"))[-1].latent for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_sizes_phases_and_plans(models: dict[str, Model]) -> None:
+    sizes = [p.size_px for p in draw(models["sd"], replace(order(scale=2.5), width_px=96))]
+    assert sizes == [(96, 64), (192, 128), (240, 160)]
+    assert [p.size_px for p in draw(models["sd"], order(scale=3, plan="direct"))] == [(64, 64), (192, 192)]
+    assert [p.size_px for p in draw(models["sd"], order(target_width=128, target_height=64))] == [(64, 64), (128, 64)]
+    with pytest.raises(SettingsError, match="target_width is 32"):
+        Drawing(models["sd"], order(target_width=32))
+
+
+def test_a_v_model_and_its_epsilon_twin_draw_the_same(models: dict[str, Model]) -> None:
+    """One network, its answer given as epsilon and as v. Without blur: under it the network's output is what is kept."""
+    model = models["sd"]
+    levels = model.alphas_cumprod
+
+    class AsV(torch.nn.Module):
+        """Epsilon of the same network in v's form: `v = (eps - sigma * x) / alpha` of a noised latent `x`."""
+
+        config, dtype, device = model.unet.config, model.dtype, model.device
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, **extra: object) -> tuple[torch.Tensor]:
+            eps = model.unet(x, t, **extra)[0]
+            schedule = Schedule(levels)
+            sigma = float(schedule.sigma(t[:1].double()))
+            alpha = 1 / (sigma**2 + 1) ** 0.5
+            return ((eps - sigma * alpha * x) / alpha,)
+
+    assert isinstance(model.unet, UNet2DConditionModel)
+    for sampler in ("Euler", "DDIM"):
+        wanted = replace(order(sampler, blur=0.0), guidance=3.0)
+        twin = replace(model, unet=AsV(), v_prediction=True)
+        assert error(draw(twin, wanted)[-1].latent, draw(model, wanted)[-1].latent) < 1e-3
+
+
+def test_windows_tell_sdxl_where_they_lie(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+    real = models["sdxl"].unet.forward
+
+    def forward(*args: object, **kwargs: dict[str, torch.Tensor]) -> object:
+        seen.extend(kwargs["added_cond_kwargs"]["time_ids"].tolist())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(models["sdxl"].unet, "forward", forward)
+    draw(models["sdxl"], replace(order(jitter=False), steps=2))
+    assert seen[:2] == [[64, 64, 0, 0, 64, 64]] * 2
+    corners = [[128, 128, top, left, 128, 128] for top in (0, 32, 64) for left in (0, 32, 64)]
+    assert seen[2:11] == corners
+    assert seen[11:15] == [[128, 128, 0, 0, 128, 128]] * 4  # dilated
+    for told, size in (("phase", 128), ("base", 64)):
+        seen.clear()
+        draw(models["sdxl"], replace(order(scale=3, sdxl_size=told), steps=2))
+        assert {tuple(ids[:2]) for ids in seen[2:15]} == {(size, size)}
+
+
+def test_samplers_by_name() -> None:
+    assert find_sampler("DPM++ 2M Karras")[1] == find_sampler("DPM++ 2M")[1] == "Karras"
+    assert find_sampler("Euler Karras")[1] == find_sampler("Euler", "Karras")[1] == "Karras"
+    assert find_sampler("Euler")[1] == "Uniform"
+    for bad in (("Euler b",), ("Euler", "Fast"), ("DDIM", "Karras"), ("Euler Karras", "Exponential")):
+        with pytest.raises(UserError, match="allowed"):
+            find_sampler(*bad)
+
+
+def test_unipc_takes_as_many_steps_as_its_order(models: dict[str, Model]) -> None:
+    with pytest.raises(UserError, match="steps is 2, allowed with UniPC"):
+        Drawing(models["sd"], replace(order("UniPC"), steps=2))
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name in EVALUATIONS])
+def test_the_plan_is_close_to_what_is_evaluated(sampler: str, models: dict[str, Model]) -> None:
+    drawing = Drawing(models["sd"], replace(order(sampler), guidance=2.0))
+    done = sum(phase.evaluations for phase in drawing.phases())
+    assert done <= drawing.planned_rows() <= 1.15 * done
