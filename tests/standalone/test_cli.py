@@ -190,7 +190,10 @@ def test_ctrl_c(tmp_path: Path, folders: dict[str, Path]) -> None:
         "--scale",
         "8",
     ]
-    process = subprocess.Popen([*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )  # fmt: skip
     end = time.monotonic() + 120
     while not (out / "phase2.png").exists() and time.monotonic() < end:
         time.sleep(0.05)
