@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from tqdm import tqdm
 
 from ..params import SettingsError
@@ -35,6 +36,7 @@ class Output:
     def __init__(self, drawing: Drawing, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.drawing, self.folder = drawing, folder
+        self.decoded: tuple[int, list[Image]] | None = None
         self.report: dict[str, Any] = {
             "prompt": drawing.order.prompts[0], "seed": drawing.order.seeds[0], "model": drawing.model.name,
             "device": str(drawing.model.device), "dtype": str(drawing.model.dtype).removeprefix("torch."),
@@ -42,8 +44,11 @@ class Output:
         }  # fmt: skip
 
     def write(self, phase: Finished, name: str) -> Path:
+        """Decodes a phase once: the last one is both its own picture and the final one."""
+        if self.decoded is None or self.decoded[0] != phase.number:
+            self.decoded = phase.number, decode(self.drawing.model, phase.latent)
         path = self.folder / name
-        save(decode(self.drawing.model, phase.latent), [path], self.drawing)
+        save(self.decoded[1], [path], self.drawing)
         return path
 
     def add(self, phase: Finished) -> None:
