@@ -9,7 +9,7 @@ from .scenes import NATIVE_PX, draw_scene, render
 CROP_SCALES = (2, 3, 4)
 WHOLE = 0.5
 """Share of whole scenes. The crops are what windows of a larger picture show: the prior they rely on."""
-CROPS_BELOW = 800
+CROPS_BELOW = 700
 """Training timestep below which the UNet is shown crops in the end. Above it the noise hides where things lie: there it
 learns whole scenes alone, so that a native picture becomes one. What a window shows is settled further below."""
 NO_PROMPT = 0.1

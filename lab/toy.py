@@ -6,6 +6,7 @@ Each stage leaves its result in the output folder and is skipped when that is th
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ VAE_STAGES = (
 PICTURES = 4400
 UNET_STAGES = (
     UNetStage(steps=3200, batch=24, rate=1.5e-3),
-    UNetStage(steps=2000, batch=24, rate=1e-3, crops_below=CROPS_BELOW, high=1.7),
+    UNetStage(steps=2000, batch=24, rate=1e-3, crops_below=800, high=1.7),
+    UNetStage(steps=1600, batch=24, rate=8e-4, crops_below=CROPS_BELOW, high=1.7),
 )
 
 
@@ -87,7 +89,8 @@ class Training:
         return model.state_dict()
 
     def latents(self, vae: VAE) -> dict[str, object]:
-        return vars(encode_pictures(vae.to(self.device), 2, PICTURES, self.log, self.device))
+        fast = copy.deepcopy(vae).to(self.device, memory_format=torch.channels_last)
+        return vars(encode_pictures(fast, 2, PICTURES, self.log, self.device))
 
     def unet(self, data: LatentSet, number: int, start: Networks | None) -> Networks:
         """Stage `number` of the UNet's training, from what the stage before made."""
