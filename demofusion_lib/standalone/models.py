@@ -12,7 +12,7 @@ import torch
 
 from ..params import LATENT_PX
 from .errors import UserError
-from .toy import TOY, TOY_FILE, toy_configs
+from .toy import TOY, TOY_FILE, suit_cpu, toy_configs
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -76,6 +76,8 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Model:
     if pipeline.unet.config.in_channels != 4:
         raise UserError(f"model {name!r} takes {pipeline.unet.config.in_channels} channels, allowed: 4 (no inpainting)")
     pipeline.to(device)
+    if name == TOY and device.type == "cpu":
+        suit_cpu(pipeline)
     text = [(pipeline.tokenizer, pipeline.text_encoder)]
     is_sdxl = hasattr(pipeline, "text_encoder_2")
     if is_sdxl:

@@ -56,3 +56,12 @@ def toy_configs() -> Iterator[Path]:
             file.write_text(json.dumps(config), encoding="utf-8")
         write_tokenizer(folder / "tokenizer")
         yield folder
+
+
+def suit_cpu(pipeline: Any) -> None:
+    """Fused attention and planar convolutions are made for larger networks: on a CPU the toy is faster without them."""
+    import torch
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipeline.unet.set_attn_processor(AttnProcessor())
+    pipeline.vae.to(memory_format=torch.channels_last)
