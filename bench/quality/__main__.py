@@ -1,6 +1,7 @@
 """`make quality`: draws every row at every size, measures, and writes the table as JSON, Markdown and a contact sheet.
 
-What is finished is kept in `results.json` of the output folder: a run that was stopped goes on, and more rows can follow.
+What is measured is kept in `results.json` of the output folder: a run that was stopped goes on where it was, and more
+rows and more images can follow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from bench.quality.drawn import REFERENCE, Pictures, Studio, batches
 from bench.quality.measures import PatchProjections, measure, sliced_wasserstein
-from bench.quality.results import Results, markdown
+from bench.quality.results import Results, as_json, markdown
 from bench.quality.rows import BY_NAME, ROWS, SCALES, SHAPE_SIZES, Case, Row, Subject
 from bench.quality.sheet import ContactSheet
 from demofusion_lib.standalone.models import choose_device, load_model
@@ -61,62 +62,48 @@ class Reference:
         return torch.cat([self.kept[subject.number] for subject in subjects])
 
 
-class Measurement:
-    """One row at one size, batch by batch."""
+def measured(subjects: Sequence[Subject], pictures: Pictures, case: Case, reference: Reference) -> dict[str, list[Any]]:
+    """The figures of a batch."""
+    pitch = case.base_px[0] // 2, case.base_px[1] // 2
+    images = [
+        asdict(measure(final, base, case.scale, subject.colour, pitch))
+        for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
+    ]
+    drawn = [reference.projections(final, s.number) for final, s in zip(pictures.finals, subjects)]
+    distance = sliced_wasserstein(torch.cat(drawn), reference.patches(subjects))
+    return {
+        "images": images, "wasserstein": [distance], "evaluations": [pictures.evaluations], "seconds": [pictures.seconds],
+    }  # fmt: skip
 
-    def __init__(self, case: Case, reference: Reference):
-        self.case, self.reference = case, reference
-        self.images: list[dict[str, Any]] = []
-        self.wasserstein: list[float] = []
-        self.evaluations: list[float] = []
-        self.seconds: list[float] = []
 
-    def add(self, subjects: Sequence[Subject], pictures: Pictures) -> None:
-        pitch = self.case.base_px[0] // 2, self.case.base_px[1] // 2
-        for subject, final, base in zip(subjects, pictures.finals, pictures.bases):
-            self.images.append(asdict(measure(final, base, self.case.scale, subject.colour, pitch)))
-        projections = self.reference.projections
-        drawn = torch.cat([projections(final, s.number) for final, s in zip(pictures.finals, subjects)])
-        self.wasserstein.append(sliced_wasserstein(drawn, self.reference.patches(subjects)))
-        self.evaluations.append(pictures.evaluations)
-        self.seconds.append(pictures.seconds)
+class Laboratory:
+    """Draws and measures, and keeps the table up to date after every batch."""
 
-    def figures(self) -> dict[str, Any]:
-        count = len(self.evaluations)
-        return {
-            "images": self.images, "wasserstein": self.wasserstein,
-            "evaluations": sum(self.evaluations) / count, "seconds": sum(self.seconds) / count,
-        }  # fmt: skip
+    def __init__(self, studio: Studio, out: Path):
+        self.studio, self.out = studio, out
+        self.results, self.projections = Results(out / "results.json"), PatchProjections()
+
+    def case(self, case: Case, rows: Sequence[Row], images: int, batch: int) -> None:
+        reference, sheet = Reference(self.studio, case, self.projections), ContactSheet(self.out, case)
+        for row in rows:
+            for subjects in batches(self.results.count(case.name, row.name), images, batch):
+                pictures = self.studio.draw(row, case, subjects)
+                self.results.add(case.name, row.name, measured(subjects, pictures, case, reference))
+                if subjects[0].number == 0:
+                    sheet.add(row.name, pictures.finals)
+            seconds = self.results.cases[case.name][row.name]["seconds"]
+            print(f"{case.name}, {row.name}: {sum(seconds) / len(seconds):.1f} s an image", flush=True)
+            (self.out / "table.md").write_text(markdown(self.results), encoding="utf-8")
+            (self.out / "table.json").write_text(as_json(self.results), encoding="utf-8")
+        sheet.save()
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
     args = parse(argv)
-    studio = Studio(load_model(TOY, choose_device(args.device), torch.float32))
-    results, projections = Results(args.out / "results.json"), PatchProjections()
+    laboratory = Laboratory(Studio(load_model(TOY, choose_device(args.device), torch.float32)), args.out)
     for case in (Case(shape, scale) for scale in args.scales for shape in args.shapes):
-        reference, sheet = Reference(studio, case, projections), ContactSheet(args.out, case)
-        for row in (BY_NAME[name] for name in args.rows):
-            if not results.has(case.name, row.name, args.images):
-                results.put(case.name, row.name, run(studio, row, case, args, reference, sheet))
-                print(
-                    f"{case.name}, {row.name}: {results.cases[case.name][row.name]['seconds']:.1f} s an image",
-                    flush=True,
-                )
-                (args.out / "table.md").write_text(markdown(results), encoding="utf-8")
-        sheet.save()
-    return results
-
-
-def run(
-    studio: Studio, row: Row, case: Case, args: argparse.Namespace, reference: Reference, sheet: ContactSheet
-) -> dict[str, Any]:
-    measurement = Measurement(case, reference)
-    for subjects in batches(args.images, args.batch):
-        pictures = studio.draw(row, case, subjects)
-        measurement.add(subjects, pictures)
-        if subjects[0].number == 0:
-            sheet.add(row.name, pictures.finals)
-    return measurement.figures()
+        laboratory.case(case, [BY_NAME[name] for name in args.rows], args.images, args.batch)
+    return laboratory.results
 
 
 if __name__ == "__main__":

@@ -77,6 +77,6 @@ class Studio:
 BASE = Row("base")
 
 
-def batches(images: int, batch: int) -> Iterator[list[Subject]]:
-    for first in range(0, images, batch):
+def batches(begin: int, images: int, batch: int) -> Iterator[list[Subject]]:
+    for first in range(begin, images, batch):
         yield [Subject(number) for number in range(first, min(first + batch, images))]

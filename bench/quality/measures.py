@@ -18,6 +18,7 @@ BANDS = {
 }
 """Octaves in cycles per pixel; the ground's weave lies at 0.088, in the second."""
 UPPER = "1/8-1/4"
+SEAM_REACH_PX = 2
 SPECTRUM_BINS = 24
 PATCH_PX, PATCHES, PROJECTIONS = 7, 2048, 64
 LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -59,16 +60,18 @@ def decibel(value: torch.Tensor) -> float:
 
 
 def seam_ratio(picture: torch.Tensor, pitch_px: tuple[int, int]) -> float:
-    """Change across the lines where unjittered windows begin, within half a latent cell of them, against the mean change.
+    """Change across the lines where unjittered windows begin, against the mean over all lines; 1 where there is no seam.
 
-    pitch_px: the distance of those lines, `(vertical, horizontal)`.
+    A line's change is the lower quartile over its pixels: a contour crosses a line at a few of them, a seam runs along it.
+    pitch_px: the distance of the lines where windows begin, `(vertical, horizontal)`.
     """
     ratios, upright = [], luma(picture)
     for grey, pitch in ((upright.T, pitch_px[0]), (upright, pitch_px[1])):
-        change = grey.diff(dim=1).abs().mean(0)
+        change = grey.diff(dim=1).abs().quantile(0.25, dim=0)
         places = torch.arange(1, grey.shape[1])
-        near = ((places + 4) % pitch < 8) & (places > 8) & (places < grey.shape[1] - 8)
-        ratios.append(float(change[near].mean() / change.mean().clamp(min=1e-9)))
+        inner = (places > 8) & (places < grey.shape[1] - 8)
+        near = ((places + SEAM_REACH_PX) % pitch < 2 * SEAM_REACH_PX) & inner
+        ratios.append(float(change[near].mean() / change[inner].mean().clamp(min=1e-9)))
     return sum(ratios) / 2
 
 

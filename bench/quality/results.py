@@ -8,25 +8,36 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.quality.bars import bars
 from bench.quality.measures import BANDS
+from bench.quality.rows import BY_NAME
 
 Figures = Mapping[str, Any]
 
 
 class Results:
-    """By case and row: `{"images": [...], "evaluations": ..., "seconds": ..., "wasserstein": [...]}`."""
+    """By case and row: `{"images": [...], "evaluations": [...], "seconds": [...], "wasserstein": [...]}`.
+
+    Figures of images come one each, the others one for each batch that was drawn.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.cases: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def has(self, case: str, row: str, images: int) -> bool:
-        return len(self.cases.get(case, {}).get(row, {}).get("images", ())) >= images
+    def count(self, case: str, row: str) -> int:
+        """How many images have been measured."""
+        return len(self.cases.get(case, {}).get(row, {}).get("images", ()))
 
-    def put(self, case: str, row: str, figures: dict[str, Any]) -> None:
-        self.cases.setdefault(case, {})[row] = figures
+    def add(self, case: str, row: str, figures: Mapping[str, Sequence[Any]]) -> None:
+        """Of one more batch."""
+        kept = self.cases.setdefault(case, {}).setdefault(row, {name: [] for name in figures})
+        for name, values in figures.items():
+            kept[name].extend(values)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.cases, separators=(",", ":")))
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.cases, separators=(",", ":")))
+        part.replace(self.path)  # whole or not at all: a run may be stopped at any time
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
@@ -74,8 +85,8 @@ def summary(figures: Figures, truth: Figures) -> dict[str, tuple[float, float]]:
         level, _ = mean_error([image["bands"][band] for image in true])
         columns[f"band {band}"] = mean_error([image["bands"][band] - level for image in images])
     columns["sliced Wasserstein"] = mean_error(figures["wasserstein"])
-    columns["evaluations"] = figures["evaluations"], math.nan
-    columns["seconds"] = figures["seconds"], math.nan
+    for name in ("evaluations", "seconds"):
+        columns[name] = sum(figures[name]) / len(figures[name]), math.nan
     return columns
 
 
@@ -91,17 +102,42 @@ def cell(name: str, value: float, error: float) -> str:
     return f"{value:{sign}.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
-def markdown(results: Results, reference: str = "truth") -> str:
-    """A table for each size. Bands in dB against the truth, the Wasserstein distance in grey levels of 100."""
+def summaries(results: Results, reference: str = "truth") -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
+    """By case, row and column; of the cases whose truth is known."""
+    return {
+        case: {name: summary(rows[name], rows[reference]) for name in BY_NAME if name in rows}
+        for case, rows in sorted(results.cases.items())
+        if reference in rows
+    }
+
+
+def as_json(results: Results) -> str:
+    """The table for programs: `{case: {row: {"images": n, column: [figure, standard error or null]}}}`."""
+
+    def figure(value: float) -> float | None:
+        return None if math.isnan(value) else float(f"{value:.5g}")
+
+    table = {
+        case: {
+            row: {"images": len(results.cases[case][row]["images"])}
+            | {name: [figure(value) for value in pair] for name, pair in columns.items()}
+            for row, columns in rows.items()
+        }
+        for case, rows in summaries(results).items()
+    }
+    return json.dumps(table, indent=1) + "\n"
+
+
+def markdown(results: Results) -> str:
+    """A table for each size and what must come of it. Bands in dB against the truth, the Wasserstein distance in grey
+    levels of 100."""
     parts = []
-    for case, rows in results.cases.items():
-        if reference not in rows:
-            continue
-        summaries = {name: summary(figures, rows[reference]) for name, figures in rows.items()}
-        names = list(next(iter(summaries.values())))
+    for case, rows in summaries(results).items():
+        names = list(next(iter(rows.values())))
         lines = [f"### {case}", "", f"| | images | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
-        for row, columns in summaries.items():
+        for row, columns in rows.items():
             cells = [cell(name, *columns[name]) for name in names]
-            lines.append(f"| {row} | {len(rows[row]['images'])} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
+            lines.append(f"| {row} | {len(results.cases[case][row]['images'])} | {' | '.join(cells)} |")
+        demands = [f"- {bar}" for bar in bars(rows, int(case.split("x")[0]))]
+        parts.append("\n".join([*lines, "", *demands] if demands else lines))
     return "\n\n".join(parts) + "\n"
