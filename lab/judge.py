@@ -9,6 +9,7 @@ import torch
 
 from demofusion_lib.params import Params
 from demofusion_lib.standalone.drawing import Drawing, Order
+from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import Model, choose_device, load_model
 from demofusion_lib.standalone.toy import TOY
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=240, help="(%(default)s)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     model = load_model(TOY, choose_device(args.device), torch.float32)
     wrong = [(prompt, seed) for prompt, seed, right in judged(model, args.images) if not right]
     for prompt, seed in wrong:

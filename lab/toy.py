@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from demofusion_lib.standalone.memory import keep_freed_memory
+
 from .checkpoint import save_checkpoint
 from .data import CROPS_BELOW
 from .scenes import draw_scene, render
@@ -127,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/toy"), help="folder for its stages (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     Training(args.out, torch.device(args.device)).run(args.out / "toy.safetensors")
 
 

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from bench.quality.measures import PatchProjections, measure, sliced_wasserstein
 from bench.quality.results import Results, as_json, markdown
 from bench.quality.rows import BY_NAME, ROWS, SCALES, SHAPE_SIZES, Case, Row, Subject
 from bench.quality.sheet import ContactSheet
+from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import choose_device, load_model
 from demofusion_lib.standalone.toy import TOY
 
@@ -56,7 +58,7 @@ class Reference:
     def patches(self, subjects: Sequence[Subject]) -> torch.Tensor:
         missing = [subject for subject in subjects if subject.number not in self.kept]
         if missing:
-            pictures = self.studio.truth(self.case, missing, REFERENCE).finals
+            pictures = self.studio.true(self.case, missing, self.case.scale, REFERENCE)
             for subject, picture in zip(missing, pictures):
                 self.kept[subject.number] = self.projections(picture, subject.number)
         return torch.cat([self.kept[subject.number] for subject in subjects])
@@ -92,7 +94,7 @@ class Laboratory:
                 if subjects[0].number == 0:
                     sheet.add(row.name, pictures.finals)
             seconds = self.results.cases[case.name][row.name]["seconds"]
-            print(f"{case.name}, {row.name}: {sum(seconds) / len(seconds):.1f} s an image", flush=True)
+            print(f"{case.name}, {row.name}: {median(seconds):.1f} s an image", flush=True)
             (self.out / "table.md").write_text(markdown(self.results), encoding="utf-8")
             (self.out / "table.json").write_text(as_json(self.results), encoding="utf-8")
         sheet.save()
@@ -100,6 +102,7 @@ class Laboratory:
 
 def main(argv: Sequence[str] | None = None) -> Results:
     args = parse(argv)
+    keep_freed_memory()
     laboratory = Laboratory(Studio(load_model(TOY, choose_device(args.device), torch.float32)), args.out)
     for case in (Case(shape, scale) for scale in args.scales for shape in args.shapes):
         laboratory.case(case, [BY_NAME[name] for name in args.rows], args.images, args.batch)

@@ -46,17 +46,14 @@ class Studio:
         latents = torch.cat([self.model.vae.encode(one[None]).latent_dist.mean for one in scaled])
         return self.decode(latents * self.model.vae.config.scaling_factor)
 
-    def truth(self, case: Case, subjects: Sequence[Subject], salt: int = TRUTH) -> Pictures:
+    def true(self, case: Case, subjects: Sequence[Subject], scale: int, salt: int = TRUTH) -> torch.Tensor:
+        """True pictures at `scale` times the base size of `case`, `(count, 3, height, width)` in [0, 1]."""
         scenes = [subject.scene(case.base_px, salt) for subject in subjects]
-        finals, bases = (
-            self.through_autoencoder(torch.stack([render(scene, scale) for scene in scenes]))
-            for scale in (case.scale, 1)
-        )
-        return Pictures(finals, bases, 0, 0)
+        return self.through_autoencoder(torch.stack([render(scene, scale) for scene in scenes]))
 
     def draw(self, row: Row, case: Case, subjects: Sequence[Subject]) -> Pictures:
         if row.kind == "truth":
-            return self.truth(case, subjects)
+            return Pictures(self.true(case, subjects, case.scale), self.true(case, subjects, 1), 0, 0)
         begun = perf_counter()
         order = row.order(case, subjects)
         phases = []

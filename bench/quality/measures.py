@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from demofusion_lib.params import LATENT_PX
 from lab.detector import find_objects, shows_one
 
 BANDS = {
@@ -18,7 +19,7 @@ BANDS = {
 }
 """Octaves in cycles per pixel; the ground's weave lies at 0.088, in the second."""
 UPPER = "1/8-1/4"
-SEAM_REACH_PX = 2
+SEAM_PX, AROUND_PX = 2, 32
 SPECTRUM_BINS = 24
 PATCH_PX, PATCHES, PROJECTIONS = 7, 2048, 64
 LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -60,19 +61,22 @@ def decibel(value: torch.Tensor) -> float:
 
 
 def seam_ratio(picture: torch.Tensor, pitch_px: tuple[int, int]) -> float:
-    """Change across the lines where unjittered windows begin, against the mean over all lines; 1 where there is no seam.
+    """Change across the lines where unjittered windows begin, against that across the other edges of latent cells around.
 
-    A line's change is the lower quartile over its pixels: a contour crosses a line at a few of them, a seam runs along it.
-    pitch_px: the distance of the lines where windows begin, `(vertical, horizontal)`.
+    1 where there is no seam. A line's change is the lower quartile over its pixels: a contour crosses it at a few of them,
+    a seam runs along it. pitch_px: the distance of the lines where windows begin, `(vertical, horizontal)`.
     """
-    ratios, upright = [], luma(picture)
+    on_lines, around, upright = 0.0, 0.0, luma(picture)
     for grey, pitch in ((upright.T, pitch_px[0]), (upright, pitch_px[1])):
         change = grey.diff(dim=1).abs().quantile(0.25, dim=0)
         places = torch.arange(1, grey.shape[1])
-        inner = (places > 8) & (places < grey.shape[1] - 8)
-        near = ((places + SEAM_REACH_PX) % pitch < 2 * SEAM_REACH_PX) & inner
-        ratios.append(float(change[near].mean() / change[inner].mean().clamp(min=1e-9)))
-    return sum(ratios) / 2
+        from_line = (places + pitch // 2) % pitch - pitch // 2
+        inner = (places > pitch // 2) & (places < grey.shape[1] - pitch // 2)
+        edges = (places + SEAM_PX) % LATENT_PX < 2 * SEAM_PX
+        near = inner & (from_line >= -SEAM_PX) & (from_line < SEAM_PX)
+        on_lines += float(change[near].mean())
+        around += float(change[inner & edges & ~near & (from_line.abs() <= AROUND_PX + SEAM_PX)].mean())
+    return on_lines / max(around, 1e-9)
 
 
 def psnr(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -18,6 +18,7 @@ from .drawing import Drawing, Finished, Order
 from .errors import UserError
 from .files import decode, save
 from .flags import params_of, parse
+from .memory import keep_freed_memory
 from .models import Model, choose_device, choose_dtype, first_line, load_model
 
 INTERRUPTED, FAILED, BAD_INPUT = 130, 1, 2
@@ -119,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         params_of(args)
         device = choose_device(args.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         model = load_model(args.model, device, choose_dtype(args.dtype, device))
         drawing = Drawing(model, order_of(args, model))
     except (UserError, SettingsError) as error:

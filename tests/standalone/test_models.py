@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from demofusion_lib.standalone.drawing import PHASE_NOISE, Drawing, Order
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.models import Model, choose_device, choose_dtype, load_model
 from demofusion_lib.standalone.prompts import encode
+from demofusion_lib.standalone.toy import TOY_FILE, toy_configs
 
 from .conftest import CPU
 
@@ -80,6 +82,22 @@ def test_long_prompts_go_on_in_further_chunks(models: dict[str, Model]) -> None:
         assert short.context.shape[1] == 77 and long.context.shape[1] == 2 * 77
         assert torch.allclose(long.context[0, :77], short.context[0], atol=1e-5)
         assert error(encode(model, [f"{words} a blue disc"]).context[0, 77:], long.context[0, 77:]) > 1e-3
+
+
+def test_one_file_is_read_with_the_configs_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy's file is in SD 1's layout; with its own configs in the place of SD 1.5's, it is the toy."""
+    folder = tmp_path / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    with toy_configs() as configs:
+        shutil.copytree(configs, folder / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shutil.copy(TOY_FILE, tmp_path / "one file.safetensors")
+    model = load_model(str(tmp_path / "one file.safetensors"), CPU, torch.float32)
+    assert model.name == "one file" and not model.is_sdxl
+    wanted = order(steps=3)
+    assert error(base(model, wanted), base(load_model("toy", CPU, torch.float32), wanted)) < 1e-4
 
 
 def test_unusable_models_are_refused(tmp_path: Path) -> None:

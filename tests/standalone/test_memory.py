@@ -1,0 +1,35 @@
+"""Freed memory is kept: drawing large pictures on a CPU fetches its pages once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import torch
+from demofusion_lib.standalone.memory import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(10):  # until every place that the allocator tries has been used once
+    torch.ones(16 * 2**20)
+before = faults()
+for _ in range(5):
+    torch.ones(16 * 2**20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept() -> None:
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("keep", "not")
+    )
+    assert kept < 1000 < given_back
