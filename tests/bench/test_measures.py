@@ -119,8 +119,8 @@ GOOD = {
 }  # fmt: skip
 
 
-def columns(share: float, upper: float = 0.0) -> dict[str, tuple[float, float]]:
-    return {"one object": (share, 0.03), "band 1/8-1/4": (upper, 0.1)}
+def columns(share: float, upper: float = 0.0, likeness: float = 25.0) -> dict[str, tuple[float, float]]:
+    return {"one object": (share, 0.03), "PSNR to base": (likeness, 0.1), "band 1/8-1/4": (upper, 0.1)}
 
 
 def failing(scale: int, **changed: dict[str, tuple[float, float]]) -> list[str]:
@@ -136,5 +136,7 @@ def test_what_must_come_out() -> None:
     assert failing(2, direct=columns(0.69)) == [] and failing(4, direct=columns(0.69)) == ["direct"]
     assert failing(3, **{"windows alone": columns(0.31)}) == ["windows alone"]
     assert failing(3, **{"without dilation": columns(0.92)}) == ["without dilation"]
+    assert failing(3, **{"without dilation": columns(0.92, likeness=24.8)}) == ["without dilation"]
+    assert failing(3, **{"without dilation": columns(0.92, likeness=24.7)}) == []
     assert failing(3, **{"Euler, 50 steps": columns(0.9)}) == ["Euler"]
     assert failing(3, **{"Euler a, 20 steps": columns(0.95, -1.6)}) == ["Euler a, 20 steps"]
