@@ -50,6 +50,12 @@ def mean_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
 
 
+def ratio_error(values: Sequence[float]) -> tuple[float, float]:
+    """Geometric mean of ratios and its standard error."""
+    mean, error = mean_error([math.log(max(value, 1e-3)) for value in values])
+    return math.exp(mean), math.exp(mean) * error
+
+
 def share_error(values: Sequence[bool]) -> tuple[float, float]:
     """A share and its standard error; where all agree, that of one image that did not."""
     count = len(values)
@@ -79,7 +85,7 @@ def summary(figures: Figures, truth: Figures) -> dict[str, tuple[float, float]]:
         "objects": mean_error([image["objects"] for image in images]),
         "right colour": share_error([image["right_colour"] for image in images]),
         "PSNR to base": mean_error([image["psnr_to_base"] for image in images]),
-        "seam ratio": mean_error([image["seam_ratio"] for image in images]),
+        "seam ratio": ratio_error([image["seam_ratio"] for image in images]),
         "log-spectral distance": mean_error([distance_to(mean_spectrum(true))(image) for image in images]),
     }
     for band in BANDS:

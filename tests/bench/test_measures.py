@@ -19,7 +19,7 @@ from bench.quality.measures import (
     shrunk,
     sliced_wasserstein,
 )
-from bench.quality.results import Results, as_json, cell, markdown, mean_error, share_error, summary
+from bench.quality.results import Results, as_json, cell, markdown, mean_error, ratio_error, share_error, summary
 
 
 def stripes(cycles: float, size: int = 256, amplitude: float = 0.2) -> torch.Tensor:
@@ -79,6 +79,8 @@ def test_patches_are_told_apart() -> None:
 def test_errors() -> None:
     assert mean_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / math.sqrt(3)))
     assert share_error([True, True, False, False]) == (0.5, 0.25)
+    ratio, error = ratio_error([0.5, 2.0])
+    assert ratio == pytest.approx(1) and error == pytest.approx(math.log(2))
     share, error = share_error([True] * 9)
     assert share == 1 and error == pytest.approx(math.sqrt(0.1 * 0.9 / 9))
     assert cell("one object", 0.5, 0.051) == "0.50 ± 0.05"
