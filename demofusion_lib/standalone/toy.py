@@ -59,9 +59,7 @@ def toy_configs() -> Iterator[Path]:
 
 
 def suit_cpu(pipeline: Any) -> None:
-    """Fused attention and planar convolutions are made for larger networks: on a CPU the toy is faster without them."""
+    """On a CPU the toy's VAE is a fifth faster with its channels last; the UNet is not."""
     import torch
-    from diffusers.models.attention_processor import AttnProcessor
 
-    pipeline.unet.set_attn_processor(AttnProcessor())
     pipeline.vae.to(memory_format=torch.channels_last)
