@@ -66,9 +66,8 @@ class Reference:
 
 def measured(subjects: Sequence[Subject], pictures: Pictures, case: Case, reference: Reference) -> dict[str, list[Any]]:
     """The figures of a batch."""
-    pitch = case.base_px[0] // 2, case.base_px[1] // 2
     images = [
-        asdict(measure(final, base, case.scale, subject.colour, pitch))
+        asdict(measure(final, base, case.scale, subject.colour, case.pitch_px))
         for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
     ]
     drawn = [reference.projections(final, s.number) for final, s in zip(pictures.finals, subjects)]
@@ -79,7 +78,7 @@ def measured(subjects: Sequence[Subject], pictures: Pictures, case: Case, refere
 
 
 class Laboratory:
-    """Draws and measures, and keeps the table up to date after every batch."""
+    """Draws and measures, and keeps the figures after every batch, the table after every row."""
 
     def __init__(self, studio: Studio, out: Path):
         self.studio, self.out = studio, out

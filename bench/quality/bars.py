@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.quality.measures import UPPER
+from bench.quality.rows import FAMILIES, STEPS
 
 Columns = Mapping[str, tuple[float, float]]
 """A row's figures and their standard errors, as `results.summary` makes them."""
@@ -20,8 +21,6 @@ WINDOWS_ALONE = 0.30
 CLEARLY = 2.0
 """Standard errors of the difference that "clearly worse" takes."""
 BLURRIER_DB = 1.5
-STEPS = (20, 50)
-FAMILIES = ("Euler", "DPM++ 2M Karras", "Euler a", "DPM++ SDE", "DDIM", "UniPC")
 STOCHASTIC = ("Euler a", "DPM++ SDE")
 
 
@@ -63,7 +62,7 @@ def parts(rows: Mapping[str, Columns], scale: int) -> Iterator[Bar]:
         if name in rows and "method" in rows:
             method, found, lost = rows["method"][ONE], rows[name][ONE], rows[name][LIKENESS]
             fewer = (method[0] - found[0]) / error_of_difference(method, found)
-            farther = -lost[0] / lost[1]
+            farther = -lost[0] / lost[1] if lost[1] else 0.0  # a part that changes nothing at all is not needed
             yield Bar(
                 f"{name}: {shown(found)} with one object, {fewer:.1f} standard errors below the method's; "
                 f"{shown(lost)} dB in likeness to the base, {farther:.1f} standard errors; at least one {CLEARLY:.0f}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.quality.bars import bars
+from bench.quality.bars import LIKENESS, bars
 from bench.quality.measures import BANDS
 from bench.quality.rows import BY_NAME
 
@@ -98,7 +98,7 @@ def summary(figures: Figures, truth: Figures) -> dict[str, tuple[float, float]]:
 
 
 DIGITS = {
-    "one object": 2, "objects": 2, "right colour": 2, "PSNR to base": 1, "PSNR beside the method's": 2, "seam ratio": 2, "log-spectral distance": 1,
+    "one object": 2, "objects": 2, "right colour": 2, "PSNR to base": 1, LIKENESS: 2, "seam ratio": 2, "log-spectral distance": 1,
     "sliced Wasserstein": 2, "evaluations": 0, "seconds": 2,
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ def summaries(results: Results) -> dict[str, dict[str, dict[str, tuple[float, fl
         tables[case] = {name: summary(rows[name], rows["truth"]) for name in BY_NAME if name in rows}
         for name, columns in tables[case].items():
             if "method" in rows:
-                columns["PSNR beside the method's"] = beside(rows[name], rows["method"])
+                columns[LIKENESS] = beside(rows[name], rows["method"])
     return tables
 
 

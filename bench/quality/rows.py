@@ -38,6 +38,12 @@ class Case:
         height, width = self.base_px
         return height * self.scale, width * self.scale
 
+    @property
+    def pitch_px(self) -> tuple[int, int]:
+        """The distance of the lines where unjittered windows begin, at the default overlap of a half."""
+        height, width = self.base_px
+        return height // 2, width // 2
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -83,12 +89,15 @@ class Row:
         return Order(prompts, seeds, width, height, params, "", self.steps, self.sampler, guidance=GUIDANCE)
 
 
+FAMILIES = ("Euler", "DPM++ 2M Karras", "Euler a", "DPM++ SDE", "DDIM", "UniPC")
+STEPS = (20, 50)
+
+
 def sampler_rows() -> list[Row]:
-    names = ("Euler", "DPM++ 2M Karras", "Euler a", "DPM++ SDE", "DDIM", "UniPC")
     return [
         Row(f"{name}, {steps} steps", {}, name, steps)
-        for name in names
-        for steps in (20, 50)
+        for name in FAMILIES
+        for steps in STEPS
         if (name, steps) != ("Euler", 20)
     ]
 

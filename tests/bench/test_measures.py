@@ -151,5 +151,7 @@ def test_what_must_come_out() -> None:
     assert failing(3, **{"without dilation": columns(0.92)}) == ["without dilation"]
     assert failing(3, **{"without dilation": columns(0.92, lost=0.19)}) == ["without dilation"]
     assert failing(3, **{"without dilation": columns(0.92, lost=0.21)}) == []
+    the_same = columns(0.95) | {"PSNR beside the method's": (0.0, 0.0)}
+    assert failing(3, **{"without dilation": the_same}) == ["without dilation"]
     assert failing(3, **{"Euler, 50 steps": columns(0.9)}) == ["Euler"]
     assert failing(3, **{"Euler a, 20 steps": columns(0.95, -1.6)}) == ["Euler a, 20 steps"]

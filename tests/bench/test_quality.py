@@ -34,9 +34,8 @@ def drawn(**settings: object) -> list[Measured]:
     studio = Studio(load_model("toy", torch.device("cpu"), torch.float32))
     (subjects,) = batches(0, IMAGES, IMAGES)
     pictures = studio.draw(Row("small", settings, steps=STEPS), CASE, subjects)
-    pitch = CASE.base_px[0] // 2, CASE.base_px[1] // 2
     return [
-        measure(final, base, CASE.scale, subject.colour, pitch)
+        measure(final, base, CASE.scale, subject.colour, CASE.pitch_px)
         for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
     ]
 
