@@ -17,10 +17,10 @@ def faults():
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(10):  # until every place that the allocator tries has been used once
+for _ in range(20):  # until most places that the allocator tries have been used once
     torch.ones(16 * 2**20)
 before = faults()
-for _ in range(5):
+for _ in range(20):
     torch.ones(16 * 2**20)
 print(faults() - before)
 """
@@ -32,4 +32,4 @@ def test_freed_memory_is_kept() -> None:
         int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True).stdout)
         for how in ("keep", "not")
     )
-    assert kept < 1000 < given_back
+    assert kept < given_back / 2
