@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -17,7 +18,7 @@ import torch
 
 from bench.quality.drawn import REFERENCE, Pictures, Studio, batches
 from bench.quality.measures import PatchProjections, measure, sliced_wasserstein
-from bench.quality.results import Results, as_json, markdown
+from bench.quality.results import Results, Table, as_json, from_json, markdown, merged, tabulate
 from bench.quality.rows import BY_NAME, ROWS, SCALES, SHAPE_SIZES, Case, Row, Subject
 from bench.quality.sheet import ContactSheet
 from demofusion_lib.standalone.memory import keep_freed_memory
@@ -44,6 +45,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=listed([row.name for row in ROWS]), default=[row.name for row in ROWS])
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPE_SIZES), default=list(SHAPE_SIZES))
+    parser.add_argument(
+        "--beside", type=Path, help="a table.json of other runs, whose rows stand in for those of fewer images"
+    )
     parser.add_argument("--device", default="auto")
     return parser.parse_args(argv)
 
@@ -66,45 +70,58 @@ class Reference:
 
 def measured(subjects: Sequence[Subject], pictures: Pictures, case: Case, reference: Reference) -> dict[str, list[Any]]:
     """The figures of a batch."""
-    images = [
-        asdict(measure(final, base, case.scale, subject.colour, case.pitch_px))
-        for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
-    ]
-    drawn = [reference.projections(final, s.number) for final, s in zip(pictures.finals, subjects)]
+
+    def one(subject: Subject, final: torch.Tensor, base: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
+        figures = asdict(measure(final, base, case.scale, subject.colour, case.pitch_px))
+        return figures, reference.projections(final, subject.number)
+
+    with ThreadPoolExecutor() as pool:
+        images, drawn = zip(*pool.map(one, subjects, pictures.finals, pictures.bases))
     distance = sliced_wasserstein(torch.cat(drawn), reference.patches(subjects))
     return {
-        "images": images, "wasserstein": [distance], "evaluations": [pictures.evaluations], "seconds": [pictures.seconds],
+        "images": list(images), "wasserstein": [distance], "evaluations": [pictures.evaluations], "seconds": [pictures.seconds],
     }  # fmt: skip
 
 
 class Laboratory:
     """Draws and measures, and keeps the figures after every batch, the table after every row."""
 
-    def __init__(self, studio: Studio, out: Path):
-        self.studio, self.out = studio, out
+    def __init__(self, studio: Studio, out: Path, kept: Table):
+        self.studio, self.out, self.kept = studio, out, kept
         self.results, self.projections = Results(out / "results.json"), PatchProjections()
 
-    def case(self, case: Case, rows: Sequence[Row], images: int, batch: int) -> None:
-        reference, sheet = Reference(self.studio, case, self.projections), ContactSheet(self.out, case)
+    def shape(self, cases: Sequence[Case], rows: Sequence[Row], images: int, batch: int) -> None:
+        """Sizes of one shape, row by row."""
+        references = {case: Reference(self.studio, case, self.projections) for case in cases}
+        sheets = {case: ContactSheet(self.out, case) for case in cases}
         for row in rows:
-            for subjects in batches(self.results.count(case.name, row.name), images, batch):
-                pictures = self.studio.draw(row, case, subjects)
-                self.results.add(case.name, row.name, measured(subjects, pictures, case, reference))
-                if subjects[0].number == 0:
-                    sheet.add(row.name, pictures.finals)
-            seconds = self.results.cases[case.name][row.name]["seconds"]
-            print(f"{case.name}, {row.name}: {median(seconds):.1f} s an image", flush=True)
-            (self.out / "table.md").write_text(markdown(self.results), encoding="utf-8")
-            (self.out / "table.json").write_text(as_json(self.results), encoding="utf-8")
-        sheet.save()
+            counts = {case: self.results.count(case.name, row.name) for case in cases}
+            for due, subjects in batches(counts, images, batch):
+                for case, pictures in self.studio.draw(row, due, subjects):
+                    self.results.add(case.name, row.name, measured(subjects, pictures, case, references[case]))
+                    if subjects[0].number == 0:
+                        sheets[case].add(row.name, pictures.finals)
+            for case in cases:
+                seconds = self.results.cases[case.name][row.name]["seconds"]
+                print(f"{case.name}, {row.name}: {median(seconds):.1f} s an image", flush=True)
+            self.write()
+        for sheet in sheets.values():
+            sheet.save()
+
+    def write(self) -> None:
+        table = merged(tabulate(self.results), self.kept)
+        (self.out / "table.md").write_text(markdown(table), encoding="utf-8")
+        (self.out / "table.json").write_text(as_json(table), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
     args = parse(argv)
     keep_freed_memory()
-    laboratory = Laboratory(Studio(load_model(TOY, choose_device(args.device), torch.float32)), args.out)
-    for case in (Case(shape, scale) for scale in args.scales for shape in args.shapes):
-        laboratory.case(case, [BY_NAME[name] for name in args.rows], args.images, args.batch)
+    studio = Studio(load_model(TOY, choose_device(args.device), torch.float32))
+    laboratory = Laboratory(studio, args.out, from_json(args.beside.read_text(encoding="utf-8")) if args.beside else {})
+    for shape in args.shapes:
+        cases = [Case(shape, scale) for scale in args.scales]
+        laboratory.shape(cases, [BY_NAME[name] for name in args.rows], args.images, args.batch)
     return laboratory.results
 
 

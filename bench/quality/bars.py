@@ -60,7 +60,7 @@ def parts(rows: Mapping[str, Columns], scale: int) -> Iterator[Bar]:
     """Each part of the method is needed: for the number of objects, or for the picture to be the one before."""
     for name in ("without residual", "without dilation"):
         if name in rows and "method" in rows:
-            method, found, lost = rows["method"][ONE], rows[name][ONE], rows[name][LIKENESS]
+            method, found, lost = rows["method"][ONE], rows[name][ONE], rows[name].get(LIKENESS, (0.0, 0.0))
             fewer = (method[0] - found[0]) / error_of_difference(method, found)
             farther = -lost[0] / lost[1] if lost[1] else 0.0  # a part that changes nothing at all is not needed
             yield Bar(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -104,6 +105,8 @@ DIGITS = {
 
 
 def cell(name: str, value: float, error: float) -> str:
+    if math.isnan(value):
+        return ""
     digits = DIGITS.get(name, 1)
     sign = "+" if name.startswith(("band", "PSNR beside")) else ""
     return f"{value:{sign}.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
@@ -115,46 +118,87 @@ def beside(figures: Figures, method: Figures) -> tuple[float, float]:
     return mean_error([one["psnr_to_base"] - other["psnr_to_base"] for one, other in pairs])
 
 
-def summaries(results: Results) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
-    """By case, row and column; of the cases whose truth is known."""
-    tables = {}
-    for case, rows in sorted(results.cases.items()):
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: what its images came to."""
+
+    images: int
+    columns: dict[str, tuple[float, float]]
+
+
+Table = dict[str, dict[str, Line]]
+"""By case and row."""
+
+
+def tabulate(results: Results) -> Table:
+    """Of the cases whose truth is known."""
+    table: Table = {}
+    for case, rows in results.cases.items():
         if "truth" not in rows:
             continue
-        tables[case] = {name: summary(rows[name], rows["truth"]) for name in BY_NAME if name in rows}
-        for name, columns in tables[case].items():
+        table[case] = {}
+        for name, figures in rows.items():
+            columns = summary(figures, rows["truth"])
             if "method" in rows:
-                columns[LIKENESS] = beside(rows[name], rows["method"])
-    return tables
+                columns[LIKENESS] = beside(figures, rows["method"])
+            table[case][name] = Line(len(figures["images"]), columns)
+    return table
 
 
-def as_json(results: Results) -> str:
+def merged(one: Table, other: Table) -> Table:
+    """Both tables' rows; of a row that both have, that of more images, `one`'s if they have as many."""
+    together: Table = {}
+    for case in sorted({**one, **other}):
+        rows, others = one.get(case, {}), other.get(case, {})
+        names = [name for name in BY_NAME if name in rows or name in others]
+        lines = {name: [side[name] for side in (rows, others) if name in side] for name in names}
+        together[case] = {name: max(sides, key=lambda line: line.images) for name, sides in lines.items()}
+    return together
+
+
+def as_json(table: Table) -> str:
     """The table for programs: `{case: {row: {"images": n, column: [figure, standard error or null]}}}`."""
 
     def figure(value: float) -> float | None:
         return None if math.isnan(value) else float(f"{value:.5g}")
 
-    table = {
+    return json.dumps({
         case: {
-            row: {"images": len(results.cases[case][row]["images"])}
-            | {name: [figure(value) for value in pair] for name, pair in columns.items()}
-            for row, columns in rows.items()
+            row: {"images": line.images} | {name: [figure(value) for value in pair] for name, pair in line.columns.items()}
+            for row, line in rows.items()
         }
-        for case, rows in summaries(results).items()
+        for case, rows in table.items()
+    }, indent=1) + "\n"  # fmt: skip
+
+
+def from_json(text: str) -> Table:
+    """A table as `as_json` writes it."""
+
+    def pair(figures: Sequence[float | None]) -> tuple[float, float]:
+        value, error = (math.nan if figure is None else figure for figure in figures)
+        return value, error
+
+    return {
+        case: {
+            row: Line(line["images"], {name: pair(figures) for name, figures in line.items() if name != "images"})
+            for row, line in rows.items()
+        }
+        for case, rows in json.loads(text).items()
     }
-    return json.dumps(table, indent=1) + "\n"
 
 
-def markdown(results: Results) -> str:
+def markdown(table: Table) -> str:
     """A table for each size and what must come of it. Bands in dB against the truth, the Wasserstein distance in grey
     levels of 100."""
     parts = []
-    for case, rows in summaries(results).items():
-        names = list(next(iter(rows.values())))
+    for case, rows in table.items():
+        names = list(max((line.columns for line in rows.values()), key=len))
         lines = [f"### {case}", "", f"| | images | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
-        for row, columns in rows.items():
-            cells = [cell(name, *columns[name]) for name in names]
-            lines.append(f"| {row} | {len(results.cases[case][row]['images'])} | {' | '.join(cells)} |")
-        demands = [f"- {bar}" for bar in bars(rows, int(case.split("x")[0]))]
+        for row, line in rows.items():
+            cells = [cell(name, *line.columns.get(name, (math.nan, math.nan))) for name in names]
+            lines.append(f"| {row} | {line.images} | {' | '.join(cells)} |")
+        demands = [
+            f"- {bar}" for bar in bars({row: line.columns for row, line in rows.items()}, int(case.split("x")[0]))
+        ]
         parts.append("\n".join([*lines, "", *demands] if demands else lines))
     return "\n\n".join(parts) + "\n"

@@ -79,12 +79,12 @@ class Row:
     steps: int = 20
     kind: str = "drawn"
 
-    def order(self, case: Case, subjects: Sequence[Subject]) -> Order:
+    def order(self, case: Case, subjects: Sequence[Subject], window_batch: int = 16) -> Order:
         height, width = case.base_px
         scale = case.scale if self.kind == "drawn" else 1
         if self.kind == "direct":
             height, width = case.size_px
-        params = Params.from_names({"enabled": True, "scale": scale, "window_batch": 16, **self.settings})
+        params = Params.from_names({"enabled": True, "scale": scale, "window_batch": window_batch, **self.settings})
         prompts, seeds = [s.prompt for s in subjects], [s.number for s in subjects]
         return Order(prompts, seeds, width, height, params, "", self.steps, self.sampler, guidance=GUIDANCE)
 

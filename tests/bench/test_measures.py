@@ -20,15 +20,18 @@ from bench.quality.measures import (
     sliced_wasserstein,
 )
 from bench.quality.results import (
+    Line,
     Results,
     as_json,
     cell,
+    from_json,
     markdown,
     mean_error,
+    merged,
     ratio_error,
     share_error,
-    summaries,
     summary,
+    tabulate,
 )
 
 
@@ -116,14 +119,32 @@ def test_the_table_is_taken_against_the_truth(tmp_path) -> None:
     assert again.count("2x square", "method") == 2 and again.count("3x square", "method") == 0
     again.add("2x square", "method", figures(-27))
     assert again.count("2x square", "method") == 4
-    assert summaries(again)["2x square"]["truth"]["PSNR beside the method's"] == (0, 0)
-    lines = markdown(again).splitlines()
+    written = merged(tabulate(again), {})
+    assert written["2x square"]["truth"].columns["PSNR beside the method's"] == (0, 0)
+    lines = markdown(written).splitlines()
     assert lines[0] == "### 2x square"
     assert lines[4].startswith("| truth | 2 | ")
     assert lines[5].startswith("| method | 4 | 1.00 ± ") and "+3.0 ± 0.0" in lines[5] and "2.00 ± 0.58" in lines[5]
     assert lines[7] == "- holds: method: 1.00 ± 0.20 with one object, at least 0.90"
-    table = json.loads(as_json(again))["2x square"]["method"]
+    table = json.loads(as_json(written))["2x square"]["method"]
     assert table["images"] == 4 and table["band 1/8-1/4"] == [3, 0] and table["evaluations"] == [280, None]
+
+
+def test_a_row_of_more_images_stands_in_for_one_of_fewer() -> None:
+    seconds = {"seconds": (2.0, math.nan)}
+    one = {"2x square": {"method": Line(16, seconds), "direct": Line(96, seconds)}}
+    other = {"2x square": {"truth": Line(96, {}), "method": Line(96, {}), "direct": Line(96, {})}, "2x 3:2": {}}
+    table = merged(one, other)
+    assert list(table) == ["2x 3:2", "2x square"] and list(table["2x square"]) == ["truth", "direct", "method"]
+    assert table["2x square"]["method"] is other["2x square"]["method"]
+    assert table["2x square"]["direct"] is one["2x square"]["direct"]
+
+
+def test_a_written_table_can_be_read() -> None:
+    table = {"2x square": {"truth": Line(96, {"objects": (1.02, 0.01), "evaluations": (552.0, math.nan)})}}
+    read = from_json(as_json(table))
+    assert as_json(read) == as_json(table) and math.isnan(read["2x square"]["truth"].columns["evaluations"][1])
+    assert markdown(read) == markdown(table)
 
 
 GOOD = {

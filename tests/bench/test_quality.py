@@ -19,9 +19,9 @@ from statistics import mean
 import pytest
 import torch
 
-from bench.quality.drawn import Studio, batches
+from bench.quality.drawn import Studio, batches, passes
 from bench.quality.measures import Measured, measure
-from bench.quality.rows import Case, Row
+from bench.quality.rows import Case, Row, Subject
 from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import load_model
 
@@ -32,8 +32,8 @@ IMAGES, STEPS = 12, 10
 def drawn(**settings: object) -> list[Measured]:
     keep_freed_memory()
     studio = Studio(load_model("toy", torch.device("cpu"), torch.float32))
-    (subjects,) = batches(0, IMAGES, IMAGES)
-    pictures = studio.draw(Row("small", settings, steps=STEPS), CASE, subjects)
+    ((_, subjects),) = batches({CASE: 0}, IMAGES, IMAGES)
+    ((_, pictures),) = studio.draw(Row("small", settings, steps=STEPS), [CASE], subjects)
     return [
         measure(final, base, CASE.scale, subject.colour, CASE.pitch_px)
         for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
@@ -68,3 +68,34 @@ def test_the_picture_is_the_one_before(method: list[Measured]) -> None:
 def test_there_are_no_seams(method: list[Measured], windows: list[Measured]) -> None:
     assert mean(one.seam_ratio for one in method) < 1.15
     assert mean(one.seam_ratio for one in windows) < 1.3
+
+
+def test_a_climb_is_drawn_once_for_all_its_sizes() -> None:
+    keep_freed_memory()
+    studio = Studio(load_model("toy", torch.device("cpu"), torch.float32))
+    sizes = [Case("square", 2), Case("square", 3)]
+    ((_, subjects),) = batches({sizes[0]: 0}, 1, 1)
+    row = Row("few steps", steps=2)
+    together = dict(studio.draw(row, sizes, subjects))
+    assert list(together) == sizes
+    for case in sizes:
+        ((_, alone),) = studio.draw(row, [case], subjects)
+        assert torch.equal(together[case].finals, alone.finals) and torch.equal(together[case].bases, alone.bases)
+        assert together[case].evaluations == alone.evaluations
+        assert together[case].finals.shape[-2:] == case.size_px
+
+
+def test_a_single_jump_passes_no_other_size() -> None:
+    row, subjects = Row("jump", {"plan": "direct"}), [Subject(0)]
+    small, large = (row.order(Case("square", scale), subjects) for scale in (2, 4))
+    assert not passes(large, small) and passes(large, large)
+    every = Row("every")
+    assert passes(every.order(Case("3:2", 4), subjects), every.order(Case("3:2", 2), subjects))
+    assert not passes(every.order(Case("3:2", 2), subjects), every.order(Case("3:2", 4), subjects))
+
+
+def test_cases_catch_up_with_each_other() -> None:
+    few, more = Case("square", 4), Case("square", 2)
+    drawn = [(cases, [s.number for s in subjects]) for cases, subjects in batches({more: 3, few: 0}, 6, 2)]
+    assert drawn == [([few], [0, 1]), ([few], [2]), ([more, few], [3, 4]), ([more, few], [5])]
+    assert list(batches({more: 6}, 6, 2)) == []
