@@ -15,7 +15,7 @@ from lab.scenes import COLOURS, NATIVE_PX, SHAPES, Scene, draw_scene
 GUIDANCE = 3.0
 SHAPE_SIZES = {"square": (NATIVE_PX, NATIVE_PX), "3:2": (NATIVE_PX * 3 // 4, NATIVE_PX * 9 // 8)}
 """Base sizes, `(height, width)` in pixels. None has more area than the native square: of 256 x 384 px the toy repeats
-objects in an eighth of the base images already, of 192 x 288 px in none of 48."""
+objects in 2 of 16 base images already, of 192 x 288 px in none of 48."""
 SCALES = (2, 3, 4)
 
 

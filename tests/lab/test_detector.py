@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lab.detector import NEIGHBOURS_PX, SATURATION, SMALLEST_PX, find_objects, native_area_px, shows_one
-from lab.scenes import draw_scene, render
+from lab.scenes import NATIVE_PX, draw_scene, render
 
-SIZES = {"square": (256, 256), "wide": (256, 384)}
+SIZES = {"square": (256, 256), "wide": (256, 384), "3:2": (192, 288)}
 
 
 def test_the_thresholds_stand() -> None:
@@ -24,7 +24,7 @@ def test_true_scenes_show_one_object_of_their_colour(scale: int, count: int, siz
         scene = draw_scene(generator, SIZES[size])
         found = find_objects(render(scene, scale))
         assert shows_one(found, scene.colour)
-        assert found[0].area_px >= 0.95 * scale**2 * native_area_px()
+        assert found[0].area_px >= 0.95 * (scale * min(SIZES[size]) / NATIVE_PX) ** 2 * native_area_px()
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.05])
