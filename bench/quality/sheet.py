@@ -42,4 +42,4 @@ class ContactSheet:
         for strip in strips:
             sheet.paste(strip, (0, top))
             top += strip.height
-        sheet.save(self.folder / f"sheet-{self.strips.name}.jpg", quality=88, subsampling=0)
+        sheet.save(self.folder / f"sheet-{self.strips.name}.jpg", quality=80)
