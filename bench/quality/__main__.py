@@ -37,6 +37,13 @@ def listed(known: Sequence[str]) -> Any:
     return parse
 
 
+def kept(path: str) -> Table:
+    try:
+        return from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path!r} can't be read as a table.json: {error}") from error
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
@@ -46,7 +53,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPE_SIZES), default=list(SHAPE_SIZES))
     parser.add_argument(
-        "--beside", type=Path, help="a table.json of other runs, whose rows stand in for those of fewer images"
+        "--beside",
+        type=kept,
+        default={},
+        help="a table.json of other runs, whose rows stand in for those of fewer images",
     )
     parser.add_argument("--device", default="auto")
     return parser.parse_args(argv)
@@ -118,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     args = parse(argv)
     keep_freed_memory()
     studio = Studio(load_model(TOY, choose_device(args.device), torch.float32))
-    laboratory = Laboratory(studio, args.out, from_json(args.beside.read_text(encoding="utf-8")) if args.beside else {})
+    laboratory = Laboratory(studio, args.out, args.beside)
     for shape in args.shapes:
         cases = [Case(shape, scale) for scale in args.scales]
         laboratory.shape(cases, [BY_NAME[name] for name in args.rows], args.images, args.batch)
