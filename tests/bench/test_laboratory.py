@@ -53,22 +53,8 @@ def test_cases_catch_up_with_each_other() -> None:
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     def run(images: int, *more: str) -> dict[str, dict[str, object]]:
-        names = "truth;bicubic of the base"
-        main(
-            [
-                "--out",
-                str(tmp_path),
-                "--images",
-                str(images),
-                "--scales",
-                "2",
-                "--shapes",
-                "3:2",
-                "--rows",
-                names,
-                *more,
-            ]
-        )
+        settings = f"--images {images} --scales 2 --shapes 3:2".split()
+        main(["--out", str(tmp_path), "--rows", "truth;bicubic of the base", *settings, *more])
         return json.loads((tmp_path / "table.json").read_text())["2x 3:2"]
 
     assert {name: row["images"] for name, row in run(1).items()} == {"truth": 1, "bicubic of the base": 1}
