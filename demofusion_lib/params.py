@@ -7,7 +7,7 @@ public too. Append, never reorder.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,13 +19,30 @@ MAX_SCALE = 8.0
 SIZE_CONDITIONS = ("final", "phase", "base")
 
 
+QUOTED_CHARACTERS = 80
+
+
+def quoted(value: Any) -> str:
+    """`value` for a message: its `repr`, which any encoding can carry, cut at 80 characters."""
+    try:
+        text = repr(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:  # a whole number of more digits than Python prints
+        text = f"a {type(value).__name__} that can't be printed"
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[: QUOTED_CHARACTERS - 3]}..."
+
+
 class SettingsError(ValueError):
-    """A setting that can't be used. The webui's API turns `status_code` and `detail` into its answer."""
+    """A setting that can't be used, or several. The webui's API turns `status_code` and `detail` into its answer."""
 
     def __init__(self, message: str):
-        super().__init__(f"DemoFusion: {message}")
         self.status_code = 422
-        self.detail = str(self)
+        self.detail = f"DemoFusion: {message}"
+        ValueError.__init__(self, self.detail)
+
+    @classmethod
+    def of_all(cls, errors: Sequence[SettingsError]) -> SettingsError:
+        """One error that tells all of them."""
+        return cls("; ".join(str(error).removeprefix("DemoFusion: ") for error in errors))
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,16 @@ class Setting:
             return int(value)
         if self.kind is float and number and self._within(value):
             return float(value)
-        raise SettingsError(f"{self.name} is {value!r}, allowed: {self.allowed}")
+        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}")
+
+    def _nearest(self, value: Any) -> str:
+        """For a whole number between two allowed ones, the nearer of them."""
+        if self.kind is not int or self.step == 1 or isinstance(value, bool) or not isinstance(value, (int, float)):
+            return ""
+        assert self.low is not None and self.high is not None and self.step is not None
+        if not self.low <= value <= self.high:
+            return ""
+        return f" (the nearest is {math.floor(value / self.step + 0.5) * int(self.step)})"
 
     def _within(self, value: float) -> bool:
         assert self.low is not None and self.high is not None and self.step is not None
@@ -94,7 +120,7 @@ class Setting:
         try:
             return self.check(float(text))
         except ValueError as error:
-            raise SettingsError(f"{self.name} is {text!r}, allowed: {self.allowed}") from error
+            raise SettingsError(f"{self.name} is {quoted(text)}, allowed: {self.allowed}") from error
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -120,6 +146,26 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
+TOLD_NAMES = 5
+
+
+def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any]) -> dict[str, Any]:
+    """Every setting's value, read from those given, its default otherwise. Raises SettingsError of all mistakes at once."""
+    read_values, errors = {s.name: s.default for s in SETTINGS}, []
+    for setting in SETTINGS:
+        if setting.name in values:
+            try:
+                read_values[setting.name] = read(setting, values[setting.name])
+            except SettingsError as error:
+                errors.append(error)
+    unknown = [quoted(name) for name in values if name not in BY_NAME]
+    if unknown:
+        more = f" and {len(unknown) - TOLD_NAMES} more" if len(unknown) > TOLD_NAMES else ""
+        names = f"{', '.join(unknown[:TOLD_NAMES])}{more}"
+        errors.insert(0, SettingsError(f"unknown setting {names}; the settings are {', '.join(BY_NAME)}"))
+    if errors:
+        raise SettingsError.of_all(errors)
+    return read_values
 
 
 @dataclass(frozen=True)
@@ -148,11 +194,8 @@ class Params:
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
-        """Missing names take their defaults. Raises SettingsError for unknown names and for values not allowed."""
-        unknown = [str(name) for name in values if name not in BY_NAME]
-        if unknown:
-            raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are {', '.join(BY_NAME)}")
-        return cls(**{s.name: s.check(values.get(s.name, s.default)) for s in SETTINGS})
+        """Missing names take their defaults. Raises one SettingsError for all unknown names and values not allowed."""
+        return cls(**_each(values, Setting.check))
 
     @classmethod
     def from_args(cls, args: Sequence[Any]) -> Params:
@@ -168,7 +211,7 @@ class Params:
 
     @classmethod
     def from_infotext(cls, texts: Mapping[str, str]) -> Params:
-        return cls.from_names({s.name: s.from_text(texts[s.key]) for s in SETTINGS if s.key in texts})
+        return cls(**_each({s.name: texts[s.key] for s in SETTINGS if s.key in texts}, Setting.from_text))
 
     def to_infotext(self) -> dict[str, str]:
         """What differs from the defaults, by infotext key."""
@@ -195,17 +238,55 @@ class Params:
         return target
 
     def _check_target(self, base_lat: tuple[int, int], target_lat: tuple[int, int]) -> None:
+        errors = []
         for name, size, low in zip(("height", "width"), target_lat, base_lat):
             value = getattr(self, f"target_{name}")
             if value and not low <= size <= low * MAX_SCALE:
                 allowed = f"0, or {low * LATENT_PX} to {int(low * MAX_SCALE) * LATENT_PX} for this base image"
-                raise SettingsError(f"target_{name} is {value}, allowed: {allowed}")
+                errors.append(SettingsError(f"target_{name} is {value}, allowed: {allowed}"))
+        if errors:
+            raise SettingsError.of_all(errors)
 
     def phases(self, base_lat: tuple[int, int]) -> tuple[tuple[int, int], list[Phase]]:
-        """The part of the base latent `(height, width)` to climb from, and the phases; none at scale 1."""
+        """The part of the base latent `(height, width)` to climb from, and the phases; none at scale 1.
+
+        Raises SettingsError for a base without a cell and for a target that can't be reached.
+        """
+        small = [name for name, size in zip(("height", "width"), base_lat) if size < 1]
+        if small:
+            names = " and ".join(small)
+            raise SettingsError(f"the base image's {names} is below {LATENT_PX} px, allowed: {LATENT_PX} px or more")
         target = self.target_lat(base_lat)
         base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
         return base, plan_phases(base, target, self.plan)
+
+    def rounding(self, base_lat: tuple[int, int]) -> str:
+        """What to tell where the scale asks for a size between two possible ones; empty where it does not."""
+        if self.target_height or self.target_width:
+            return ""
+        (height, width), scale = scaled_size(*base_lat, self.scale), f"{self.scale:g}"
+        exact = all(abs(size * self.scale - got) < 1e-6 for size, got in zip(base_lat, (height, width)))
+        if exact:
+            return ""
+        asked, got = (size_text(*size) for size in (base_lat, (height, width)))
+        if (height, width) != base_lat:
+            return f"scale {scale} of {asked} gives {got}, the nearest size in steps of {LATENT_PX} px"
+        larger = next(s for s in _scale_steps(self.scale) if scaled_size(*base_lat, s) != base_lat)
+        return (
+            f"scale {scale} of {asked} is {asked} again, as sizes go in steps of {LATENT_PX} px: nothing was enlarged; "
+            f"the next larger size is {size_text(*scaled_size(*base_lat, larger))}, at scale {larger:g}"
+        )
+
+
+def size_text(height_lat: int, width_lat: int) -> str:
+    return f"{width_lat * LATENT_PX}x{height_lat * LATENT_PX} px"
+
+
+def _scale_steps(above: float) -> Iterator[float]:
+    """The slider's scales above one of them."""
+    step = BY_NAME["scale"].step
+    assert step is not None
+    return (round(n * step, 6) for n in range(math.floor(above / step + 1e-9) + 1, round(MAX_SCALE / step) + 1))
 
 
 assert [f.name for f in fields(Params)] == [s.name for s in SETTINGS]

@@ -8,3 +8,11 @@ onUiLoaded(function() {
         accordion.querySelector(".label-wrap").title = checkbox.props.webui_tooltip;
     }
 });
+
+// A run that was refused ends without an error, for which the host would print a traceback; its reason is told among the
+// comments, and looks like the error that it is.
+onAfterUiUpdate(function() {
+    gradioApp().querySelectorAll("#html_log_txt2img .comments").forEach(function(comments) {
+        comments.classList.toggle("error", comments.textContent.includes("DemoFusion: nothing was drawn"));
+    });
+});

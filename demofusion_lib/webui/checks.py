@@ -7,7 +7,7 @@ from typing import Any
 from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
-from ..params import Params, SettingsError
+from ..params import Params, SettingsError, quoted
 from .families import solver_name
 
 
@@ -38,11 +38,15 @@ def check_sampler(p: Any, params: Params) -> None:
     steps = params.steps or p.steps
     if solver not in SOLVERS:
         known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
-        raise SettingsError(f"the sampler is {p.sampler_name!r}, allowed: {', '.join(known)}")
+        raise SettingsError(f"the sampler is {quoted(p.sampler_name)}, allowed: {', '.join(known)}")
+    errors = []
     if degenerate_step(solver, ancestral_eta(p, sampler)):
-        raise SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1")
+        errors.append(SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1"))
     if solver == "unipc" and steps < shared.opts.uni_pc_order:
-        raise SettingsError(f"steps is {steps}, allowed with UniPC: its order, {shared.opts.uni_pc_order}, or more")
+        order = shared.opts.uni_pc_order
+        errors.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
+    if errors:
+        raise SettingsError.of_all(errors)
 
 
 def is_known(config: Any, sd_model: Any) -> bool:

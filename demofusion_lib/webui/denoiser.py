@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from modules import shared
@@ -20,16 +20,33 @@ def row_owners(cond: Any) -> list[int]:
     return [image for image, count in enumerate(prompts) for _ in range(count)] + list(range(len(prompts)))
 
 
+class Watcher(Protocol):
+    """Told of the model calls within a phase, before each."""
+
+    def step(self, number: int) -> None:
+        """A step begins, the first is 0."""
+
+    def patches(self, patches: torch.Tensor) -> None:
+        """The model is about to be given `patches (n, channels, height, width)`."""
+
+
 class FusedModel(torch.nn.Module):
     """Stands where the host's inner model stood, and answers for the whole latent by asking that model for parts of it."""
 
-    def __init__(self, family: SigmaFamily | TimestepFamily, engine: PhaseEngine, corner: CropCorner | None):
+    def __init__(
+        self,
+        family: SigmaFamily | TimestepFamily,
+        engine: PhaseEngine,
+        corner: CropCorner | None,
+        watcher: Watcher,
+    ):
         super().__init__()
         # not as a submodule: moving or saving this object must not move or save the host's model
         self.__dict__["base"] = family.base
         self.family = family
         self.engine = engine
         self.corner = corner
+        self.watcher = watcher
         self.begin([0])
 
     def __getattr__(self, name: str) -> Any:
@@ -51,6 +68,7 @@ class FusedModel(torch.nn.Module):
         def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
             if shared.state.interrupted or shared.state.skipped:
                 raise InterruptedException
+            self.watcher.patches(patches)
             part = cut(cond, rows, views, layout, size_lat)
             if self.corner is not None and "vector" in part:
                 part["vector"] = self.corner.write(part["vector"], views)
@@ -60,7 +78,7 @@ class FusedModel(torch.nn.Module):
 
 
 class InstalledEngine:
-    """The engine in a sampler instance of our own making. Nothing else of the host is touched."""
+    """The engine in one sampler instance, until it is taken off. Nothing else of the host is touched."""
 
     def __init__(
         self,
@@ -68,22 +86,39 @@ class InstalledEngine:
         family: SigmaFamily | TimestepFamily,
         engine: PhaseEngine,
         corner: CropCorner | None,
+        watcher: Watcher,
     ):
         self.family = family
         self.engine = engine
         self.interrupted = False
+        self.watcher = watcher
         self.guided = sampler.model_wrap_cfg
         self.guided_forward = self.guided.forward
-        self.fused = FusedModel(family, engine, corner)
-        self.guided.model_wrap = self.fused
-        self.guided.forward = self.forward
+        self.callback_state = sampler.callback_state
+        self.replaced: list[tuple[Any, str, Any]] = []
+        self.guided.model_wrap = FusedModel(family, engine, corner, watcher)
+        self.fused = self.guided.model_wrap
+        self._replace(self.guided, "forward", self.forward)
         if solver_name(sampler) in CORRECTED:
-            self.callback_state = sampler.callback_state
-            sampler.callback_state = self.after_correction
+            self._replace(sampler, "callback_state", self.after_correction)
+
+    def _replace(self, owner: Any, name: str, function: Any) -> None:
+        self.replaced.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, function)
+
+    def take_off(self) -> None:
+        """Leaves the sampler as it was: another extension may have made it, and may go on with it."""
+        self.guided.model_wrap = self.family.base
+        for owner, name, function in self.replaced:
+            if function is None:
+                vars(owner).pop(name, None)
+            else:
+                setattr(owner, name, function)
 
     def forward(self, x: torch.Tensor, level: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         t, alpha, sigma = self.family.level(level)
         self.engine.before(x, t, alpha, sigma)
+        self.watcher.step(self.engine.step)
         self.fused.begin(row_owners(kwargs["cond"]))
         try:
             return self.guided_forward(x, level, *args, **kwargs)

@@ -47,7 +47,7 @@ class TimestepFamily:
 
     def __init__(self, base: Any, alphas_cumprod: torch.Tensor):
         self.base = base
-        self.alphas_cumprod = alphas_cumprod.detach().double().cpu()
+        self.alphas_cumprod = alphas_cumprod.detach().cpu().double()  # in this order: Apple's GPUs have no float64
 
     def _alpha_sigma(self, t: float) -> tuple[float, float]:
         t = min(max(t, 0.0), len(self.alphas_cumprod) - 1.0)

@@ -1,8 +1,9 @@
-"""The images of the phases before the last, for those who ask to keep them."""
+"""Pictures of finished phases: those that are kept beside the result, and the names that files of them bear."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,46 @@ from modules.processing import create_infotext, decode_latent_batch
 from PIL import Image
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which phase, of which image: the number of the batch, and of the image within it."""
+
+    phase: int
+    batch: int
+    image: int
+
+
 @dataclass
 class KeptImage:
+    place: Place
     image: Image.Image
     infotext: str
+    file: str | None
+
+
+@dataclass
+class Kept:
+    """Of one run. `shown` is the phase that the batch under way ends with, where that is not the last one."""
+
+    images: list[KeptImage] = field(default_factory=list)
+    shown: int | None = None
+    finished: bool = False
+    """Whether what the batch under way shows are finished phases, which are saved however the run ended."""
+    awaited: Place | None = None
+    """The picture that the host is about to save."""
+    files: dict[Place, str] = field(default_factory=dict)
+
+    def begin_batch(self) -> None:
+        self.shown, self.finished, self.awaited = None, False, None
+
+
+def suffix(phase: int) -> str:
+    return f"-demofusion-phase-{phase}"
+
+
+def saves(p: Any) -> bool:
+    """Whether finished pictures are saved: the host's own rule for a run that nobody stopped."""
+    return bool(shared.opts.samples_save and not p.do_not_save_samples)
 
 
 def to_image(decoded: torch.Tensor) -> Image.Image:
@@ -30,19 +67,55 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
         return
     decoded = decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)
     for i, tensor in enumerate(decoded):
-        image = to_image(tensor)
+        image, place = to_image(tensor), Place(phase_number, p.iteration, i)
         text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
-        if p.save_samples():
-            images.save_image(
+        file = None
+        if saves(p):
+            file, _ = images.save_image(
                 image, p.outpath_samples, "", p.seeds[i], p.prompts[i], shared.opts.samples_format,
-                info=text, p=p, suffix=f"-demofusion-phase-{phase_number}",
+                info=text, p=p, suffix=suffix(phase_number),
             )  # fmt: skip
-        run.kept.append(KeptImage(image, text))
+        run.kept.images.append(KeptImage(place, image, text, file))
 
 
-def append_kept(processed: Any, kept: list[KeptImage]) -> None:
+def end_with(p: Any, kept: Kept, phase: int, last: int) -> None:
+    """The batch under way shows the pictures of `phase`. Those kept of it would show it twice.
+
+    Their files are taken over by what the host saves, which its own and other extensions' last touches have gone through.
+    """
+    kept.finished = True
+    if phase == last:
+        return
+    kept.shown = phase
+    twice = [k for k in kept.images if (k.place.phase, k.place.batch) == (phase, p.iteration)]
+    kept.files = {k.place: k.file for k in twice if k.file is not None}
+    kept.images = [k for k in kept.images if k not in twice]
+
+
+def await_file(p: Any, kept: Kept) -> None:
+    """The host is about to save the image `p.batch_index`, if it saves at all."""
+    if kept.shown is not None and saves(p):
+        kept.awaited = Place(kept.shown, p.iteration, p.batch_index)
+
+
+def name_file(kept: Kept, params: Any) -> None:
+    """Before the host writes a file (`ImageSaveParams`): a phase that is shown for the last one bears its number."""
+    place, kept.awaited = kept.awaited, None
+    if place is None:
+        return
+    root, extension = os.path.splitext(params.filename)
+    file = kept.files.get(place)
+    if file is None or os.path.splitext(file)[1] != extension:
+        params.filename = f"{root}{suffix(place.phase)}{extension}"
+        return
+    params.filename = file
+    if shared.opts.save_images_replace_action != "Replace" and os.path.exists(file):
+        os.remove(file)  # the host would write a second file beside it
+
+
+def append_kept(processed: Any, kept: Kept) -> None:
     """Puts the kept images behind the results, in the gallery and in the API's answer."""
-    processed.images.extend(k.image for k in kept)
-    processed.infotexts.extend(k.infotext for k in kept)
+    processed.images.extend(k.image for k in kept.images)
+    processed.infotexts.extend(k.infotext for k in kept.images)

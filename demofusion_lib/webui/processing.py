@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from modules import devices, shared
+from modules import devices, errors, shared
 from modules.processing import DecodedSamples, decode_latent_batch
 
+from .. import params
 from ..core import Phase, centre_crop, climb
-from ..params import LATENT_PX, Params, SettingsError
+from ..params import LATENT_PX, Params, size_text
 from .checks import check_model, check_sampler
-from .kept import KeptImage, keep_images
-from .sampling import PhaseInterrupted, PhaseSampler
+from .formats import LIMITS_PX, too_large
+from .kept import Kept, end_with, keep_images, saves
+from .notes import tell, write
+from .progress import Progress, costs
+from .refusal import SettingsError, refusal
+from .sampling import PhaseInterrupted, PhaseSampler, window_grid
 
 ATTRIBUTE = "demofusion_run"
 STOPPED_KEY = "DemoFusion stopped"
@@ -25,10 +30,14 @@ class Run:
 
     params: Params | None
     error: SettingsError | None = None
-    kept: list[KeptImage] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept)
+    notes: list[str] = field(default_factory=list)
+    """What is to be told of every image of the run."""
     owner: int = 0
     outer_sample: Any = None
     """A `sample` that another extension had set on the object before us: it stands for the host's own."""
+    sampled: int = -1
+    """The last batch that came through here."""
 
 
 class _Phased:
@@ -45,12 +54,26 @@ class _Phased:
             return host_sample(*args, **kwargs)
         if run.owner != id(self):
             run = Run(run.params, run.error)  # of a copy: what it keeps is not the original's
+        run.sampled = self.iteration
         host_sample = run.outer_sample or host_sample
         try:
             return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
         except BaseException:
             detach(self)  # the host does not come to our postprocess
             raise
+
+    def save_samples(self) -> bool:
+        """A finished phase is a finished picture, saved as one though the run was stopped."""
+        run = self.__dict__.get(ATTRIBUTE)
+        if run is not None and run.owner == id(self) and run.kept.finished:
+            return saves(self)
+        return super().save_samples()  # type: ignore[misc]
+
+
+def run_of(p: Any) -> Run | None:
+    """The run of this very object, not of one that it was copied from."""
+    run = getattr(p, "__dict__", {}).get(ATTRIBUTE)
+    return run if run is not None and run.owner == id(p) else None
 
 
 def attach(p: Any, run: Run) -> None:
@@ -80,90 +103,160 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     """The host's base image, then the phases. Latents of the base at scale 1, else decoded images."""
     if run.params is None:
         raise run.error or SettingsError("no settings")
-    base_lat, phases = run.params.phases(latent_size(p))
-    check_model(p.sd_model)
-    check_sampler(p, run.params)
+    try:
+        base_lat, phases = checked(p, run.params)
+    except params.SettingsError as error:
+        raise refusal(error) from None
     p.extra_generation_params.pop(STOPPED_KEY, None)
+    run.kept.begin_batch()
+    notes = list(run.notes)  # what this batch comes to is not told of the next
+    write(p, notes)
     if not phases:
         return host_sample()
-    announce(p, run.params, phases)
-    base = host_sample()
-    if shared.state.interrupted or shared.state.skipped:
-        return base
-    latents = [base, *_climb(p, run, centre_crop(base, *base_lat), base_lat, phases)]
-    return deliver(p, latents, phases)
+    tell_plan(p, run.params, base_lat, notes)
+    return Climb(p, run, base_lat, phases, notes).sample(host_sample)
 
 
-def announce(p: Any, params: Params, phases: list[Phase]) -> None:
-    """Tells the host's progress display how much there is to do, once a run."""
-    state = shared.state
-    if p.refiner_checkpoint_info is not None:
-        p.comment("DemoFusion: the refiner draws in the base image only; the phases run on the base model.")
-    if state.processing_has_refined_job_count or p.iteration > 0:
-        return
-    jobs = max(state.job_count, 1)
-    state.job_count = jobs * (1 + len(phases))
-    shared.total_tqdm.updateTotal(jobs * (p.steps + len(phases) * (params.steps or p.steps)))
-    state.processing_has_refined_job_count = True
-
-
-def _climb(p: Any, run: Run, base: torch.Tensor, base_lat: tuple[int, int], phases: list[Phase]) -> list[torch.Tensor]:
-    """The latents of all phases that could be completed."""
-    assert run.params is not None
-    done: list[torch.Tensor] = []
-    try:
-        devices.test_for_nans(base, "unet")
-        keep_images(p, run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
-        sampler = PhaseSampler(p, run.params, base_lat, phases, latent_size(p))
-        shared.state.nextjob()
-        for phase, latent in climb(base, phases, sampler):
-            devices.test_for_nans(latent, "unet")
-            done.append(latent)
-            if phase.number == phase.last:
-                break
-            keep_images(p, run, phase.number, latent)
-            if shared.state.interrupted or shared.state.skipped:
-                raise PhaseInterrupted
-            devices.torch_gc()
-            shared.state.nextjob()
-    except PhaseInterrupted:
-        stopped(p, phases, len(done), "interrupted")
-    except Exception as error:
-        report(p, phases, len(done), error)
-    return done
-
-
-def report(p: Any, phases: list[Phase], done: int, error: Exception) -> None:
-    """A fault after the base image loses nothing: the last complete phase is delivered, and the fault is named."""
-    from modules import errors
-
-    errors.report("DemoFusion: a phase failed", exc_info=True)
-    devices.torch_gc()
-    message = str(error).strip().splitlines() or ["no message"]
-    stopped(p, phases, done, type(error).__name__, message[0][:200])
-
-
-def stopped(p: Any, phases: list[Phase], done: int, reason: str, message: str = "") -> None:
-    """`done` phases after the base are complete. The page shows the comment; the API answers with infotext alone."""
-    total = len(phases) + 1
-    named = f"{reason} ({message})" if message else reason
-    p.comment(f"DemoFusion: {named} in phase {done + 2} of {total}; this is the image of phase {done + 1}.")
-    p.extra_generation_params[STOPPED_KEY] = f"phase {done + 1} of {total} - {reason}"
-
-
-def deliver(p: Any, latents: list[torch.Tensor], phases: list[Phase]) -> Any:
-    """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
-    if shared.opts.sd_vae_decode_method != "Full":
-        p.extra_generation_params["VAE Decoder"] = shared.opts.sd_vae_decode_method
-    for done in range(len(latents) - 1, -1, -1):
-        devices.torch_gc()
+def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
+    """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
+    check_model(p.sd_model)
+    errors = []
+    for check in (lambda: check_sampler(p, settings), lambda: settings.phases(latent_size(p))):
         try:
-            return decode(p, latents[done])
+            planned = check()
+        except params.SettingsError as error:
+            errors.append(error)
+    if errors:
+        raise params.SettingsError.of_all(errors)
+    assert planned is not None
+    return planned
+
+
+def tell_plan(p: Any, settings: Params, base_lat: tuple[int, int], notes: list[str]) -> None:
+    """What is going to be otherwise than the settings might be read."""
+    drawn = latent_size(p)
+    if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):
+        tell(p, notes, f"the webui draws {size_text(*drawn)} for a base image of {p.width}x{p.height} px")
+    if base_lat != drawn:
+        tell(
+            p,
+            notes,
+            f"the base image is cropped from {size_text(*drawn)} to {size_text(*base_lat)}, the target's shape",
+        )
+    rounding = settings.rounding(drawn)
+    if rounding:
+        tell(p, notes, rounding)
+    if p.refiner_checkpoint_info is not None:
+        tell(p, notes, "the refiner draws in the base image only; the phases run on the base model")
+
+
+class Climb:
+    """The phases of one batch, from the host's base image to what is delivered."""
+
+    def __init__(self, p: Any, run: Run, base_lat: tuple[int, int], phases: list[Phase], notes: list[str]):
+        assert run.params is not None
+        self.p, self.run, self.params, self.notes = p, run, run.params, notes
+        self.base_lat, self.phases, self.window_lat = base_lat, phases, latent_size(p)
+        grids = [window_grid(self.params, phase, self.window_lat) for phase in phases]
+        self.steps = self.params.steps or p.steps
+        self.progress = Progress(costs(p.steps, self.steps, phases, grids))
+
+    def sample(self, host_sample: Any) -> Any:
+        self._announce()
+        try:
+            base = host_sample()
+            if stop_pressed() and base is self.p.sampler.last_latent:
+                # not a finished picture: the host shows and saves it by its own rules
+                self._stopped(0, "interrupted")
+                return base
+            latents = [base, *self._climb(base)]
+            self.progress.decoding()
+            return self._deliver(latents)
+        finally:
+            self.progress.end()
+
+    def _announce(self) -> None:
+        """Tells the host's console how many steps there are to do, once a run. `job_count` stays the number of pictures."""
+        state = shared.state
+        self.progress.begin()
+        if state.processing_has_refined_job_count or self.p.iteration > 0:
+            return
+        shared.total_tqdm.updateTotal(max(state.job_count, 1) * (self.p.steps + len(self.phases) * self.steps))
+        state.processing_has_refined_job_count = True
+
+    def _climb(self, base: torch.Tensor) -> list[torch.Tensor]:
+        """The latents of all phases that could be completed."""
+        p = self.p
+        done: list[torch.Tensor] = []
+        try:
+            devices.test_for_nans(base, "unet")
+            base = centre_crop(base, *self.base_lat)
+            keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
+            if stop_pressed():
+                raise PhaseInterrupted
+            sampler = PhaseSampler(p, self.params, self.base_lat, self.phases, self.window_lat, self.progress)
+            for phase, latent in climb(base, self.phases, sampler):
+                devices.test_for_nans(latent, "unet")
+                done.append(latent)
+                if phase.number == phase.last:
+                    break
+                keep_images(p, self.run, phase.number, latent)
+                if stop_pressed():
+                    raise PhaseInterrupted
+                devices.torch_gc()
+        except PhaseInterrupted:
+            self._stopped(len(done) + 1, "interrupted")
         except Exception as error:
-            if done == 0:
-                raise
-            report(p, phases, done - 1, error)
-    raise AssertionError("there is always a base latent")
+            self._report(len(done) + 1, error)
+        return done
+
+    def _report(self, complete: int, error: Exception) -> None:
+        """A fault after the base image loses nothing: the last complete phase is delivered, and the fault is named."""
+        errors.report("DemoFusion: a phase failed", exc_info=True)
+        devices.torch_gc()
+        message = str(error).strip().splitlines() or ["no message"]
+        self._stopped(complete, type(error).__name__, message[0][:200])
+
+    def _stopped(self, complete: int, reason: str, message: str = "") -> None:
+        """`complete` phases are finished, the base image counted; the last of them is what the user gets."""
+        total = len(self.phases) + 1
+        named = f"{reason} ({message})" if message else reason
+        shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
+        tell(self.p, self.notes, f"{named} in phase {complete + 1} of {total}; {shown}")
+        self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
+
+    def _deliver(self, latents: list[torch.Tensor]) -> Any:
+        """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
+        p, total = self.p, len(self.phases) + 1
+        method = shared.opts.sd_vae_decode_method
+        if method != "Full":
+            p.extra_generation_params["VAE Decoder"] = method
+            tell(p, self.notes, f"decoded by {method}, as the webui's settings say")
+        for complete in range(len(latents), 0, -1):
+            devices.torch_gc()
+            try:
+                decoded = decode(p, latents[complete - 1])
+            except Exception as error:
+                if complete == 1:
+                    raise
+                self._report(complete - 1, error)
+                continue
+            end_with(p, self.run.kept, complete, total)
+            height, width = decoded[0].shape[-2:]
+            held = too_large((width, height))
+            if held:
+                limit = LIMITS_PX[held]
+                tell(
+                    p,
+                    self.notes,
+                    f"{held} holds {limit} px a side at most: this picture of {width}x{height} px is a PNG",
+                )
+            return decoded
+        raise AssertionError("there is always a base latent")
+
+
+def stop_pressed() -> bool:
+    return bool(shared.state.interrupted or shared.state.skipped)
 
 
 def decode(p: Any, latent: torch.Tensor) -> DecodedSamples:

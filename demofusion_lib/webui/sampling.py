@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,41 @@ from .checks import sampler_is_stochastic
 from .conditions import CropCorner
 from .denoiser import InstalledEngine
 from .families import family_of, solver_name
+from .hypertile import HyperTile
+from .progress import Progress
+from .prompts import in_phases
 
 LENT = (
-    "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc",
+    "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
     "refiner_checkpoint_info", "step_multiplier", "firstpass_steps",
 )  # fmt: skip
 """What a phase sets on the host's processing object; everything is put back, whatever happens."""
+
+
+class PhaseWatcher:
+    """Keeps what depends on the model calls up to date: how far the phase is, and the host's HyperTile.
+
+    patches: how many a step asks for, each prompt and negative prompt left uncounted.
+    """
+
+    def __init__(self, progress: Progress, hypertile: HyperTile, steps: int, patches: int):
+        self.progress = progress
+        self.hypertile = hypertile
+        self.steps = steps
+        self.in_step = patches
+        self.number = 0
+        self.seen = 0
+
+    def step(self, number: int) -> None:
+        self.seen = 0 if number != self.number else self.seen
+        self.number = number
+        self.progress.advance(number / self.steps)
+
+    def patches(self, patches: torch.Tensor) -> None:
+        self.hypertile.suit(patches.shape[-2], patches.shape[-1])
+        # a prompt and a negative prompt for each; more rows or stages end the step's share early, none before it began
+        self.progress.advance((self.number + min(self.seen / (2 * self.in_step), 1.0)) / self.steps)
+        self.seen += len(patches)
 
 
 class PhaseInterrupted(Exception):
@@ -63,13 +92,41 @@ def back_to_base_model(p: Any) -> bool:
     return True
 
 
+def other_sampler(p: Any, used: Sequence[Any]) -> Any:
+    """A sampler that is none of those already used.
+
+    Another extension may have replaced the host's `create_sampler`. What it makes is taken, but one that it returns
+    again and again is set up for the base image (Tiled Diffusion's is bound to its tiles): then ours is made as the host
+    makes one.
+    """
+    sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+    if any(sampler is one for one in used):
+        config = sd_samplers.find_sampler_config(p.sampler_name)
+        sampler = config.constructor(p.sd_model)
+        sampler.config = config
+    return sampler
+
+
+def window_grid(params: Params, phase: Phase, window_lat: tuple[int, int]) -> WindowGrid:
+    return WindowGrid(phase.height_lat, phase.width_lat, window_lat, params.overlap, params.jitter, params.border)
+
+
 class PhaseSampler:
     """Samples the phases of one batch. `base_px` is the base image's `(height, width)`."""
 
     def __init__(
-        self, p: Any, params: Params, base_lat: tuple[int, int], phases: list[Phase], window_lat: tuple[int, int]
+        self,
+        p: Any,
+        params: Params,
+        base_lat: tuple[int, int],
+        phases: list[Phase],
+        window_lat: tuple[int, int],
+        progress: Progress,
     ):
         self.p = p
+        self.progress = progress
+        self.hypertile = HyperTile(p)
+        self.used = [p.sampler]
         self.params = params
         self.base_px = base_lat[0] * LATENT_PX, base_lat[1] * LATENT_PX
         self.phases = phases
@@ -78,16 +135,17 @@ class PhaseSampler:
 
     def __call__(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
-        with lent(self.p):
+        self.progress.enter(phase)
+        with lent(self.p), self.hypertile.lent():
             self._set_conditions(phase)
             return self._sample(phase, previous)
 
     def _set_conditions(self, phase: Phase) -> None:
-        """Prompts encoded for the phase's own number of steps and for the size that SDXL is told."""
+        """Prompts encoded for the phase's own number of steps, for its place in the run and the size that SDXL is told."""
         p, steps = self.p, self.params.steps or self.p.steps
         p.refiner_checkpoint_info = None
         told = size_told(self.params, self.base_px, phase, self.phases[-1])
-        if steps == p.steps and not p.sd_model.is_sdxl and not self.new_model:
+        if not self._move_times() and steps == p.steps and not p.sd_model.is_sdxl and not self.new_model:
             return
         base = p.height, p.width
         p.steps = steps
@@ -96,6 +154,14 @@ class PhaseSampler:
         p.setup_conds()
         p.height, p.width = base
 
+    def _move_times(self) -> bool:
+        """Whether the prompts switch at times that lie behind the base image."""
+        p, before = self.p, (self.p.prompts, self.p.negative_prompts)
+        if shared.opts.use_old_scheduling:
+            return False
+        p.prompts, p.negative_prompts = ([in_phases(text, p.firstpass_steps) for text in texts] for texts in before)
+        return (p.prompts, p.negative_prompts) != before
+
     def _sample(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
         p, steps = self.p, self.p.steps
         p.rng = rng.ImageRNG(
@@ -103,19 +169,27 @@ class PhaseSampler:
             seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
         )  # fmt: skip
         noise = p.rng.next().to(previous.dtype)
-        p.sampler = sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+        p.sampler = sampler = other_sampler(p, self.used)
+        self.used.append(sampler)
         family = family_of(sampler)
         engine = self._engine(phase, previous, noise, sampler, steps)
         if p.scripts is not None:
             p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
-        installed = InstalledEngine(sampler, family, engine, corner)
         start = family.start(sampler, p, steps, engine.residual)
         image_conditioning = self._image_conditioning(previous)
-        latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
+        installed = InstalledEngine(sampler, family, engine, corner, self._watcher(phase, steps))
+        try:
+            latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
+        finally:
+            installed.take_off()
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def _watcher(self, phase: Phase, steps: int) -> PhaseWatcher:
+        windows = len(window_grid(self.params, phase, self.window_lat)) + phase.dilation**2
+        return PhaseWatcher(self.progress, self.hypertile, steps, windows * len(self.p.seeds))
 
     def _engine(
         self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, sampler: Any, steps: int
@@ -125,9 +199,7 @@ class PhaseSampler:
             previous, noise, params.weights,
             normalise=params.step_normalised, stochastic=sampler_is_stochastic(self.p, sampler),
         )  # fmt: skip
-        grid = WindowGrid(
-            phase.height_lat, phase.width_lat, self.window_lat, params.overlap, params.jitter, params.border
-        )
+        grid = window_grid(params, phase, self.window_lat)
         fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=params.window_batch)
         return PhaseEngine(
             residual, fusion, step_starts(solver_name(sampler), steps),

@@ -6,10 +6,16 @@ from typing import Any
 
 from modules import scripts
 
-from ..params import SETTINGS, TITLE, Params, SettingsError
-from .kept import append_kept
-from .processing import STOPPED_KEY, Run, attach, detach, latent_size
+from ..params import SETTINGS, TITLE, Params
+from .formats import make_savable
+from .kept import append_kept, await_file, name_file
+from .notes import NOTE_KEY, tell
+from .others import extension_of
+from .processing import STOPPED_KEY, Run, attach, checked, detach, latent_size, run_of
+from .refusal import refusal, refuse
 from .ui import accordion, paste_fields
+
+KEYS = (STOPPED_KEY, NOTE_KEY, *(setting.key for setting in SETTINGS))
 
 
 class DemoFusionScript(scripts.Script):
@@ -26,26 +32,76 @@ class DemoFusionScript(scripts.Script):
         return components
 
     def before_process(self, p: Any, *args: Any) -> None:
-        """The host logs what is raised here and goes on, so that a bad setting is kept for `p.sample` to raise."""
+        """The host logs what is raised here and goes on, so that an error is kept for `p.sample` to raise."""
         detach(p)
-        for key in [STOPPED_KEY, *(setting.key for setting in SETTINGS)]:
-            p.extra_generation_params.pop(key, None)
+        drop_keys(p)
         try:
-            params = Params.from_args(args)
-            climbs = params.enabled and bool(params.phases(latent_size(p))[1])
-        except SettingsError as error:
-            attach(p, Run(None, error))
+            prepare(p, Params.from_args(args))
+        except Exception as error:
+            stop(p, error)
+
+    def process(self, p: Any, *args: Any) -> None:
+        """The model and the sampler are known now, and nothing is drawn yet."""
+        run = run_of(p)
+        if run is None or run.params is None:
             return
-        if not climbs or yields_to_gallery_button(p):
-            return
-        replace_hires_fix(p)
-        p.extra_generation_params.update(params.to_infotext())
-        attach(p, Run(params))
+        try:
+            checked(p, run.params)
+        except Exception as error:
+            stop(p, error)
+
+    def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
+        run = run_of(p)
+        if run is not None and run.sampled != p.iteration:
+            left_out(p)
+
+    def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
+        """The last hook before the host saves an image."""
+        run = run_of(p)
+        if run is not None:
+            await_file(p, run.kept)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         run = detach(p)
         if run is not None:
             append_kept(processed, run.kept)
+            make_savable(processed.images)
+
+
+def before_image_saved(save: Any) -> None:
+    """The host's callback with `ImageSaveParams`, for every file that it writes."""
+    run = run_of(save.p)
+    if run is not None:
+        name_file(run.kept, save)
+
+
+def drop_keys(p: Any) -> None:
+    for key in KEYS:
+        p.extra_generation_params.pop(key, None)
+
+
+def stop(p: Any, error: Exception) -> None:
+    told = refusal(error)
+    drop_keys(p)
+    attach(p, Run(None, told))
+    refuse(p, told)
+
+
+def prepare(p: Any, settings: Params) -> None:
+    """Attaches the run, if there is anything to draw."""
+    if not settings.enabled:
+        return
+    if yields_to_gallery_button(p):
+        return
+    run = Run(settings)
+    if not settings.phases(latent_size(p))[1]:
+        rounding = settings.rounding(latent_size(p))
+        if rounding:
+            tell(p, run.notes, rounding)
+        return
+    replace_hires_fix(p, run)
+    p.extra_generation_params.update(settings.to_infotext())
+    attach(p, run)
 
 
 def yields_to_gallery_button(p: Any) -> bool:
@@ -56,7 +112,15 @@ def yields_to_gallery_button(p: Any) -> bool:
     return True
 
 
-def replace_hires_fix(p: Any) -> None:
+def replace_hires_fix(p: Any, run: Run) -> None:
     if getattr(p, "enable_hr", False):
         p.enable_hr = False
-        p.comment("DemoFusion: takes the place of Hires. fix, which is left out.")
+        tell(p, run.notes, "takes the place of Hires. fix, which is left out")
+
+
+def left_out(p: Any) -> None:
+    """Something else has drawn the picture: an extension that put its own `sample` in the place of all others."""
+    detach(p)
+    drop_keys(p)
+    name = extension_of(vars(p).get("sample"))
+    tell(p, [], f"left out, as {name} draws the picture by itself; turn off the one or the other")

@@ -8,6 +8,7 @@ import random
 import re
 from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from demofusion_lib.params import (
     Setting,
     SettingsError,
     markdown_table,
+    quoted,
 )
 
 README = Path(__file__).parents[2] / "README.md"
@@ -150,7 +152,7 @@ def test_too_many_positional_arguments_are_refused() -> None:
 def test_unknown_names_are_refused_with_the_valid_ones() -> None:
     with pytest.raises(SettingsError) as error:
         Params.from_args([{"scal": 4, "scale": 2, "Overlap": 0.5}])
-    assert "unknown setting scal, Overlap;" in str(error.value)
+    assert "unknown setting 'scal', 'Overlap';" in str(error.value)
     assert all(re.search(rf"\b{name}\b", str(error.value)) for name in OTHER)
 
 
@@ -177,12 +179,76 @@ BAD = {
 }
 
 
+NEAREST = {
+    (name, value): f" (the nearest is {nearest})"
+    for name in ("target_width", "target_height")
+    for value, nearest in (("4", 8), ("1025", 1024), ("512.5", 512))
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "'a'"),
+        ("é", "'é'"),
+        ("\ud800", "'\\ud800'"),
+        ("x" * 78, "'" + "x" * 78 + "'"),
+        ("x" * 79, "'" + "x" * 76 + "..."),
+        (10**10_000, "a int that can't be printed"),
+        ([1] * 1000, "[" + "1, " * 25 + "1..."),
+        (2.5, "2.5"),
+    ],
+    ids=range(8),
+)
+def test_quoted(value: Any, text: str) -> None:
+    """What any encoding can carry, in 80 characters at most."""
+    assert quoted(value) == text
+    assert len(quoted(value).encode()) <= 81
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        Params.from_names({"scale": 9, "jitter": 1, "x": 1, "steps": 5})
+    parts = str(error.value).removeprefix("DemoFusion: ").split("; ")
+    assert [part.split(",")[0] for part in parts] == [
+        "unknown setting 'x'", "the settings are enabled", "scale is 9", "jitter is 1"
+    ]  # fmt: skip
+    with pytest.raises(SettingsError, match=r"scale is 'no', .*; plan is 'tripling'"):
+        Params.from_infotext({"DemoFusion scale": "no", "DemoFusion plan": "tripling"})
+    with pytest.raises(SettingsError, match=r"target_height is 64, .*; target_width is 2048"):
+        Params.from_names({"target_width": 2048, "target_height": 64}).phases((16, 16))
+
+
+@pytest.mark.parametrize(
+    ("scale", "base_lat", "text"),
+    [
+        (1, (8, 8), ""),
+        (2, (8, 8), ""),
+        (1.5, (8, 8), ""),
+        (1.3, (64, 64), "scale 1.3 of 512x512 px gives 664x664 px, the nearest size in steps of 8 px"),
+        (1.05, (8, 8), "scale 1.05 of 64x64 px is 64x64 px again, as sizes go in steps of 8 px: nothing was enlarged; "
+                       "the next larger size is 72x72 px, at scale 1.1"),
+        (1.05, (4, 8), "scale 1.05 of 64x32 px is 64x32 px again, as sizes go in steps of 8 px: nothing was enlarged; "
+                       "the next larger size is 72x32 px, at scale 1.1"),
+    ],
+)  # fmt: skip
+def test_the_nearest_possible_size_is_said(scale: float, base_lat: tuple[int, int], text: str) -> None:
+    params = Params.from_names({"scale": scale})
+    assert params.rounding(base_lat) == text
+    assert ("again" in text) == (scale != 1 and not params.phases(base_lat)[1])
+
+
+def test_a_target_says_its_own_size() -> None:
+    assert Params.from_names({"scale": 1.05, "target_width": 128}).rounding((8, 8)) == ""
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_value_is_refused_by_name_value_and_what_is_allowed(name: str) -> None:
     for value in BAD[name]:
         with pytest.raises(SettingsError) as error:
             Params.from_args([{name: value}])
-        assert str(error.value) == f"DemoFusion: {name} is {value!r}, allowed: {BY_NAME[name].allowed}"
+        told = f"DemoFusion: {name} is {quoted(value)}, allowed: {BY_NAME[name].allowed}"
+        assert str(error.value) == told + NEAREST.get((name, str(value)), "")
         assert error.value.status_code == 422 and error.value.detail == str(error.value)
         assert isinstance(error.value, ValueError)
 

@@ -139,9 +139,10 @@ class Host:
             return [{"enabled": True, "window_batch": 64, **settings}, *defaults[1:]]
         return [*settings, *defaults[len(settings) :]]
 
-    def run(self, p: Any) -> Outcome:
-        """As the API runs it. An error that reaches the user is in the outcome."""
+    def run(self, p: Any, *, page: bool = False) -> Outcome:
+        """As the API runs it, or the page. An error that reaches the user is in the outcome."""
         model = self.model
+        p.is_api = not page
         self.witness.samplings.clear()
         model.decoded.clear()
         model.calls = 0

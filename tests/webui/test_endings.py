@@ -98,12 +98,24 @@ def test_the_image_of_an_interrupted_run_is_that_of_a_shorter_one(host):
 
 @pytest.mark.parametrize("press", ["interrupt", "skip"])
 def test_pressed_in_the_base_image_it_is_the_hosts(host, press):
+    """The picture is; that it was stopped is said."""
     host.model.hooks.on_call = at_call(2, getattr(host.state, press))
     with_phases = host.txt2img(SETTINGS, **SIZE)
     alone = host.txt2img(None, **SIZE)
     assert with_phases.calls == 3
     assert np.array_equal(with_phases.images[0], alone.images[0])
-    assert not with_phases.comments
+    assert with_phases.comments == "DemoFusion: interrupted in phase 1 of 3; the unfinished base image.\n"
+    assert "DemoFusion stopped: phase 0 of 3 - interrupted" in with_phases.infotext
+
+
+@pytest.mark.parametrize("press", ["interrupt", "skip"])
+def test_pressed_in_the_last_call_of_the_base_image(host, press):
+    """It is finished."""
+    host.model.hooks.on_call = at_call(SIZE["steps"] - 1, getattr(host.state, press))
+    outcome = host.txt2img(SETTINGS, **SIZE)
+    assert outcome.calls == SIZE["steps"]
+    assert np.array_equal(outcome.images[0], host.txt2img(None, **SIZE).images[0])
+    assert "interrupted in phase 2 of 3; this is the image of phase 1" in outcome.comments
 
 
 def test_interrupt_between_two_phases(host):

@@ -95,7 +95,11 @@ def replay_draws(host, recording, monkeypatch):
 def replay_windows(recording, monkeypatch):
     class RecordedGrid:
         def __init__(self, height_lat, width_lat, *args):
-            self.steps = iter(recording[f"phase{recording.number_of((height_lat, width_lat))}_views"].tolist())
+            views = recording[f"phase{recording.number_of((height_lat, width_lat))}_views"].tolist()
+            self.steps, self.count = iter(views), len(views[0])
+
+        def __len__(self):
+            return self.count
 
         def layout(self, generators):
             views = [View(slice(t, b), slice(left, right), (t, left)) for t, b, left, right in next(self.steps)]

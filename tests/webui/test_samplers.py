@@ -30,7 +30,9 @@ def test_one_single_image(host, name):
     host.install(spread=0.0, texture=0.0)
     outcome = host.txt2img({"scale": 2.5, "blur": 0}, sampler_name=name, steps=8, width=72, height=128, prompt="dog")
     assert outcome.sizes == [(184, 320)]
-    assert not outcome.comments
+    assert (
+        outcome.comments == "DemoFusion: scale 2.5 of 72x128 px gives 184x320 px, the nearest size in steps of 8 px.\n"
+    )
     assert not host.swallowed
     assert all(begins_at_the_noised_latent(host, phase, name) for phase in outcome.phases)
     expected = host.model.encode("dog")[0].view(1, 4, 1, 1)

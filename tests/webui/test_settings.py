@@ -17,7 +17,23 @@ BAD = {
     "target far above the base": ({"target_height": 2048}, ["target_height", "2048", "128 to 1024"]),
     "too many values": ([True, 2.0] + [None] * 20, ["22 arguments", "at most 19"]),
     "not what it should be, by place": ([True, "big"], ["scale", "'big'", "1 to 8"]),
+    "several at once": (
+        {"scale": 9, "blur": -1, "scael": 4},
+        ["scael", "scale is 9", "blur is -1", "0 to 5"],
+    ),
+    "two targets": (
+        {"target_width": 64, "target_height": 2048},
+        ["target_width is 64", "target_height is 2048"],
+    ),
+    "near an allowed one": ({"target_width": 1351}, ["target_width is 1351", "the nearest is 1352"]),
+    "a name that no encoding carries": ({"\ud800": 1}, ["unknown setting '\\ud800'"]),
+    "a long name": ({"n" * 200_000: 1}, ["unknown setting 'nnn", "..."]),
+    "a long value": ({"scale": "4" * 200_000}, ["scale is '444", "...", "1 to 8"]),
+    "many names": ({f"name{n}": n for n in range(1000)}, ["'name0'", "and 995 more"]),
+    "a list": ({"scale": [[]] * 10_000}, ["scale is [[]", "..."]),
 }
+LONGEST = 700
+"""Characters that no message needs more of."""
 
 
 def assert_refused(host, outcome, words):
@@ -27,8 +43,63 @@ def assert_refused(host, outcome, words):
     assert vars(error)["status_code"] == 422
     assert vars(error)["detail"] == str(error)
     assert all(word in str(error) for word in ["DemoFusion: ", *words])
+    assert len(str(error).encode()) < LONGEST  # as the API sends it: a lone surrogate would not encode
     assert outcome.calls == 0
     assert not host.swallowed
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_page_is_told_without_a_traceback(host, case):
+    """It would print what is raised with all arguments; so the run is stopped before its first image."""
+    settings, words = BAD[case]
+    outcome = host.run(host.generation(settings, n_iter=2), page=True)
+    assert outcome.error is None
+    assert outcome.images == []
+    assert outcome.calls == 0
+    assert outcome.comments.startswith("DemoFusion: nothing was drawn: ")
+    assert all(word in outcome.comments for word in words)
+    assert [message for message, error in host.swallowed] == [outcome.comments.strip()]
+    assert "DemoFusion" not in host.processing.create_infotext(outcome.p, ["cat"], [1], [1], index=0)
+    assert type(outcome.p) is host.processing.StableDiffusionProcessingTxt2Img
+
+
+def test_the_api_is_answered_without_a_traceback(host):
+    """The host's API prints none of an HTTP answer; its name is in the answer."""
+    from fastapi import HTTPException
+
+    error = host.run(host.generation({"scale": 9})).error
+    assert isinstance(error, HTTPException)
+    assert type(error).__name__ == "SettingsError"
+    assert str(error) == error.detail
+
+
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("size", [(-64, 64), (64, -8), (0, 0), (4, 64)], ids=str)
+def test_a_base_image_of_no_size(host, size, page):
+    """What goes wrong in the hook is swallowed by the host, which would draw the picture without us."""
+    outcome = host.run(host.generation({"scale": 2}, width=size[0], height=size[1]), page=page)
+    told = outcome.comments if page else str(outcome.error)
+    assert "below 8 px" in told
+    assert ("width" in told, "height" in told) == (size[0] < 8, size[1] < 8)
+    assert outcome.calls == 0
+
+
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("hook", ["before_process", "process"])
+def test_whatever_else_goes_wrong_while_settings_are_read(host, monkeypatch, hook, page):
+    """A fault of our own stops the run just as well; its traceback is for us."""
+    fault = OverflowError("cannot convert float infinity to integer")
+
+    def fails(*args):
+        raise fault
+
+    names = type(host.our_script()).before_process.__globals__
+    monkeypatch.setitem(names, "prepare" if hook == "before_process" else "checked", fails)
+    outcome = host.run(host.generation({"scale": 2}), page=page)
+    told = outcome.comments if page else str(outcome.error)
+    assert "OverflowError" in told and "float infinity" in told
+    assert outcome.calls == 0
+    assert fault in [error for _, error in host.swallowed]
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -67,6 +138,21 @@ def test_a_sampler_of_unknown_steps(host):
 )
 def test_samplers_that_these_settings_do_not_suit(host, fields, settings, words):
     assert_refused(host, host.run(host.generation({"scale": 2, **settings}, **fields)), words)
+    page = host.run(host.generation({"scale": 2, **settings}, **fields), page=True)
+    assert (page.error, page.calls) == (None, 0)
+    assert all(word in page.comments for word in words)
+
+
+def test_what_the_sampler_and_the_target_can_not_is_told_at_once(host):
+    p = host.generation({"target_width": 256, "steps": 2}, sampler_name="UniPC", steps=8)
+    original = p.scripts.process
+
+    def process(p):
+        p.width = 512  # as other extensions do after we have looked
+        original(p)
+
+    p.scripts.process = process
+    assert_refused(host, host.run(p), ["steps is 2", "target_width is 256"])
 
 
 @pytest.mark.parametrize("trait", [{"is_sd3": True}, {"latent_channels": 16}], ids=str)
@@ -146,7 +232,8 @@ def test_hires_fix_gives_way(host):
     outcome = host.txt2img({"scale": 3}, enable_hr=True, hr_scale=2)
     assert outcome.sizes == [(384, 384)]
     assert "Hires. fix" in outcome.comments
-    assert "Hires" not in outcome.infotext
+    assert "Hires upscale" not in outcome.infotext
+    assert 'DemoFusion note: "takes the place of Hires. fix, which is left out"' in outcome.infotext
     assert len(outcome.samplings) == 3
     assert not host.swallowed
 
@@ -233,16 +320,6 @@ def test_refiner_leaves_the_noise_schedule_to_the_phases(host):
     refining = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.4, "steps": 5}
     outcome = host.txt2img({"scale": 2}, scheduler="Uniform", **refining)
     assert float(outcome.phases[0].evaluations[0].sigma[0]) == pytest.approx(4518.6, 1e-3)
-
-
-def test_progress_counts_the_phases(host):
-    counts = []
-    host.model.hooks.on_call = lambda n: counts.append((host.state.job_no, host.state.job_count))
-    host.txt2img({"scale": 3, "steps": 6}, n_iter=2)
-    assert {total for _, total in counts} == {6}
-    assert [number for number, _ in counts] == sorted(number for number, _ in counts)
-    assert {number for number, _ in counts} == set(range(6))
-    assert host.shared.total_tqdm._total == host.shared.total_tqdm._done == 2 * (4 + 6 + 6)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])

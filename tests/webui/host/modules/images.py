@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from modules import script_callbacks
+
 _saved: list[_Saved] = []
 
 
@@ -13,6 +15,8 @@ class _Saved:
     image: Any
     info: str
     suffix: str
+    file: str
+    grid: bool
 
 
 def save_image(
@@ -20,5 +24,11 @@ def save_image(
     grid=False, pnginfo_section_name="parameters", p=None, existing_info=None, forced_filename=None, suffix="",
     save_to_dirs=None,
 ):  # fmt: skip
-    _saved.append(_Saved(image, info, suffix))
-    return f"{path}/{basename}{seed}{suffix}.{extension}", None
+    too_large = max(image.size) > (16383 if extension == "webp" else 65535)
+    extension = "png" if too_large and extension in ("webp", "jpg", "jpeg") else extension
+    params = script_callbacks.ImageSaveParams(
+        image, p, f"{path}/{len(_saved):05}-{basename}{seed}{suffix}.{extension}", {pnginfo_section_name: info}
+    )
+    script_callbacks.before_image_saved_callback(params)
+    _saved.append(_Saved(params.image, info, suffix, params.filename, grid))
+    return params.filename, None

@@ -392,6 +392,9 @@ def _draw_batch(p, n, infotexts, output_images):
             args = scripts.PostprocessImageArgs(image)
             p.scripts.postprocess_image(p, args)
             image = args.image
+            args = scripts.PostprocessImageArgs(image)
+            p.scripts.postprocess_image_after_composite(p, args)
+            image = args.image
         text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
         if p.save_samples():
             images.save_image(

@@ -51,7 +51,7 @@ def _schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
         return [(steps, prompt)]
     when = float(edit[3]) * steps if "." in edit[3] else int(edit[3])
     before, after = (prompt[: edit.start()] + text + prompt[edit.end() :] for text in (edit[1], edit[2]))
-    return [(int(when), before), (steps, after)]
+    return [(end, text) for end, text in ((min(int(when), steps), before), (steps, after)) if end >= 1]
 
 
 def get_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_scheduling=False):

@@ -34,7 +34,20 @@ class AfterCFGCallbackParams:
         self.total_sampling_steps = total_sampling_steps
 
 
-callback_map: dict = {"callbacks_cfg_denoiser": [], "callbacks_cfg_denoised": [], "callbacks_cfg_after_cfg": []}
+class ImageSaveParams:
+    def __init__(self, image, p, filename, pnginfo):
+        self.image = image
+        self.p = p
+        self.filename = filename
+        self.pnginfo = pnginfo
+
+
+callback_map: dict = {
+    "callbacks_cfg_denoiser": [],
+    "callbacks_cfg_denoised": [],
+    "callbacks_cfg_after_cfg": [],
+    "callbacks_before_image_saved": [],
+}
 
 
 def _fire(name: str, params) -> None:
@@ -67,3 +80,11 @@ def on_cfg_denoised(callback, *, name=None):
 
 def on_cfg_after_cfg(callback, *, name=None):
     callback_map["callbacks_cfg_after_cfg"].append(callback)
+
+
+def before_image_saved_callback(params: ImageSaveParams):
+    _fire("callbacks_before_image_saved", params)
+
+
+def on_before_image_saved(callback, *, name=None):
+    callback_map["callbacks_before_image_saved"].append(callback)

@@ -13,6 +13,10 @@ _DEFAULTS = {
     "eta_ddim": 0.0,
     "eta_noise_seed_delta": 0,
     "hires_fix_refiner_pass": "second pass",
+    "hypertile_enable_unet": False,
+    "hypertile_max_depth_unet": 3,
+    "hypertile_max_tile_unet": 256,
+    "hypertile_swap_size_unet": 1,
     "live_previews_enable": True,
     "no_dpmpp_sde_batch_determinism": False,
     "pad_cond_uncond": False,
@@ -27,6 +31,7 @@ _DEFAULTS = {
     "s_tmin": 0.0,
     "samples_format": "png",
     "samples_save": True,
+    "save_images_replace_action": "Replace",
     "save_incomplete_images": False,
     "sd_model_checkpoint": None,
     "sd_noise_schedule": "Default",
@@ -42,6 +47,7 @@ _DEFAULTS = {
     "uni_pc_order": 3,
     "uni_pc_skip_type": "time_uniform",
     "uni_pc_variant": "bh1",
+    "use_old_scheduling": False,
 }
 
 options_templates = {key: _Info(default) for key, default in _DEFAULTS.items()}

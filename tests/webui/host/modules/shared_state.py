@@ -15,6 +15,7 @@ class State:
     sampling_step = 0
     sampling_steps = 0
     current_latent = None
+    textinfo = None
 
     def skip(self):
         self.skipped = True
@@ -35,7 +36,7 @@ class State:
         self.job_count = -1
         self.processing_has_refined_job_count = False
         self.skipped = self.interrupted = self.stopping_generation = False
-        self.current_latent = None
+        self.current_latent = self.textinfo = None
 
     def end(self):
         self.job = ""

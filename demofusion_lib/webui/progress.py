@@ -1,0 +1,80 @@
+"""How far a picture is, over its base image and all phases, for the host's bar and for those who ask the API.
+
+The host reckons `job_no / job_count + sampling_step / sampling_steps / job_count`, where the last two are those of the
+sampling under way. `job_count` stays the number of pictures: at 1 the page's Interrupt stops at once, above it it waits
+for the picture to end. So that the sum is right nevertheless, `job_no` is a number that knows the rest when it is divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from modules import shared
+
+from ..core import Phase, WindowGrid
+
+
+class Progress:
+    """Of one picture, or of one batch of them. `costs` are those of its samplings, the base image's first."""
+
+    def __init__(self, costs: Sequence[float]):
+        self.costs = costs
+        self.sampling = 0
+        self.done = 0.0
+        """The share of the sampling under way; the base image's is the host's own count of steps."""
+        self.job_no = int(shared.state.job_no)
+
+    def begin(self) -> None:
+        shared.state.job_no = Job(self.job_no, self)
+        self._name("")
+
+    def enter(self, phase: Phase) -> None:
+        self.sampling, self.done = phase.number - 1, 0.0
+        self._name(f", {phase.width_lat * 8}x{phase.height_lat * 8}")
+
+    def _name(self, size: str) -> None:
+        shared.state.textinfo = f"DemoFusion phase {self.sampling + 1} of {len(self.costs)}{size}"
+
+    def advance(self, share: float) -> None:
+        """`share` of the phase's steps are behind us."""
+        self.done = max(self.done, min(share, 1.0))
+
+    def decoding(self) -> None:
+        self.sampling, self.done = len(self.costs), 0.0
+        shared.state.textinfo = "DemoFusion: decoding"
+
+    def end(self) -> None:
+        shared.state.job_no, shared.state.textinfo = self.job_no, None
+
+    @property
+    def share(self) -> float:
+        if self.sampling == 0:
+            return self.costs[0] * host_share() / sum(self.costs)
+        current = self.costs[self.sampling] if self.sampling < len(self.costs) else 0.0
+        return (sum(self.costs[: self.sampling]) + current * self.done) / sum(self.costs)
+
+
+class Job(int):
+    """A `job_no` that is as far as its picture is when the host divides it by the number of pictures."""
+
+    progress: Progress
+
+    def __new__(cls, number: int, progress: Progress) -> Job:
+        job = super().__new__(cls, number)
+        job.progress = progress
+        return job
+
+    def __truediv__(self, count: Any) -> float:
+        # the host adds its own share of the sampling under way to this
+        return (int(self) + self.progress.share - host_share()) / count
+
+
+def host_share() -> float:
+    state = shared.state
+    return min(state.sampling_step / state.sampling_steps, 1.0) if state.sampling_steps > 0 else 0.0
+
+
+def costs(base_steps: int, phase_steps: int, phases: Sequence[Phase], grids: Sequence[WindowGrid]) -> list[float]:
+    """In evaluations of one window, for each sampling."""
+    return [base_steps, *(phase_steps * (len(grid) + phase.dilation**2) for phase, grid in zip(phases, grids))]

@@ -1,0 +1,5 @@
+"""The installed extensions."""
+
+from __future__ import annotations
+
+extensions: list = []

@@ -1,0 +1,220 @@
+"""Machines and settings of the host that the doubles run without: GPUs without float64, HyperTile, Tiled Diffusion."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+SIZE = {"width": 64, "height": 64, "steps": 4}
+
+
+class NoFloat64(TorchFunctionMode):
+    """Refuses float64 off the CPU, as Apple's GPUs do; `meta` stands for the GPU. What comes to the CPU has no values."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        if function in (torch.Tensor.cpu, torch.Tensor.tolist) and tensors[0].is_meta:
+            return torch.zeros(tensors[0].shape, dtype=tensors[0].dtype)
+        result = function(*args, **kwargs)
+        if isinstance(result, torch.Tensor) and result.is_meta and result.dtype == torch.float64:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return result
+
+
+def test_the_stub_refuses_what_apple_refuses():
+    x = torch.zeros(3, device="meta")
+    with NoFloat64():
+        with pytest.raises(TypeError):
+            x.double()
+        with pytest.raises(TypeError):
+            x.to(torch.float64)
+        assert x.cpu().double().dtype == torch.float64
+
+
+def test_timestep_samplers_on_a_gpu_without_float64(host):
+    families = sys.modules["demofusion_lib.webui.families"]
+    with NoFloat64():
+        family = families.TimestepFamily(None, torch.linspace(0.99, 0.01, 1000, device="meta"))
+    assert family.alphas_cumprod.dtype == torch.float64
+
+
+@pytest.mark.parametrize("border", ["inside", "paper"])
+def test_the_engine_on_a_gpu_without_float64(border):
+    """Every tensor operation of a phase."""
+    from demofusion_lib.core import (
+        PhaseEngine,
+        PhaseFusion,
+        SkipResidual,
+        Weights,
+        WindowGrid,
+        plan_phases,
+        step_generator,
+        step_starts,
+    )
+
+    phase = plan_phases((8, 8), (20, 16), "direct")[-1]
+    latent, noise = torch.zeros(1, 4, 20, 16, device="meta"), torch.zeros(1, 4, 20, 16, device="meta")
+    grid = WindowGrid(20, 16, (8, 8), 0.5, True, border)
+    with NoFloat64():
+        for stochastic in (False, True):
+            residual = SkipResidual(latent, noise, Weights(), stochastic=stochastic)
+            fusion = PhaseFusion(phase, grid, Weights(), blur=0.8, batch=4)
+            engine = PhaseEngine(
+                residual, fusion, step_starts("sample_euler", 3), lambda step: [step_generator(1, 2, step)]
+            )
+            for t in (900.0, 500.0, 100.0):
+                x = latent.clone()
+                engine.before(x, t, 1.0, 2.0)
+                fusion(x, [0], t, 0.5, lambda patches, rows, views, layout: patches * 0.5)
+
+
+# HyperTile
+
+
+@pytest.fixture
+def hypertile(host, monkeypatch):
+    """The host's built-in module, by the name that it is loaded under: it notes what it is set to."""
+    module = types.ModuleType("hypertile")
+    module.set_to = []
+    module.hypertile_hook_model = lambda model, width, height, **options: module.set_to.append((width, height, options))
+    monkeypatch.setitem(sys.modules, "hypertile", module)
+    host.opts.hypertile_enable_unet = True
+    return module
+
+
+def test_hypertile_follows_the_shape_of_the_windows(host, hypertile):
+    """A target of another shape: windows and sub-images are no larger than the cropped base's phase."""
+    seen = []
+
+    def look(n):
+        set_to = hypertile.set_to[-1][:2] if hypertile.set_to else (64, 64)
+        seen.append((set_to, host.witness.now.calls))
+
+    host.model.hooks.on_call = look
+    outcome = host.txt2img({"target_width": 128, "target_height": 72}, **SIZE)
+    shapes = {(8 * call.x.shape[-1], 8 * call.x.shape[-2]) for call in outcome.phases[0].calls}
+    assert len(shapes) == 2 and (64, 64) in shapes
+    calls = [call for sampling in outcome.samplings for call in sampling.calls]
+    for (set_to, _), call in zip(seen, calls, strict=True):
+        assert set_to == (8 * call.x.shape[-1], 8 * call.x.shape[-2])
+    assert hypertile.set_to[-1][:2] == (64, 64)  # as it was
+    assert {options["enable"] for *_, options in hypertile.set_to} == {True}
+
+
+def test_hypertile_is_put_back_after_an_interrupt(host, hypertile):
+    host.model.hooks.on_call = lambda n: host.state.interrupt() if n == 6 else None
+    host.txt2img({"target_width": 128, "target_height": 72}, **SIZE)
+    assert len(hypertile.set_to) > 1 and hypertile.set_to[-1][:2] == (64, 64)
+
+
+def test_hypertile_is_left_alone_where_it_is_right_or_off(host, hypertile):
+    host.txt2img({"scale": 2}, **SIZE)
+    assert hypertile.set_to == []
+    host.opts.hypertile_enable_unet = False
+    host.txt2img({"target_width": 128, "target_height": 72}, **SIZE)
+    assert hypertile.set_to == []
+
+
+# Extensions that put their own sampler or their own `sample` in the host's place
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
+def test_a_create_sampler_that_returns_one_sampler_again_and_again(host, sampler):
+    """Tiled Diffusion's: bound to the base image's tiles. It draws the base image; the phases are ours."""
+    expected = host.txt2img({"scale": 3}, **SIZE, sampler_name=sampler)
+    original, kept = host.sd_samplers.create_sampler, []
+
+    def create_sampler(name, model):
+        if not kept:
+            kept.append(original(name, model))
+        return kept[0]
+
+    host.sd_samplers.create_sampler = create_sampler
+    outcome = host.txt2img({"scale": 3}, **SIZE, sampler_name=sampler)
+    assert np.array_equal(outcome.images[0], expected.images[0])
+    assert not outcome.comments
+    guided = kept[0].model_wrap_cfg
+    assert type(guided.model_wrap).__name__ != "FusedModel"
+    assert "forward" not in vars(guided)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
+@pytest.mark.parametrize("end", ["done", "interrupt", "error"])
+def test_the_engine_is_taken_off_every_sampler(host, sampler, end):
+    made = []
+    original = host.sd_samplers.create_sampler
+
+    def create_sampler(name, model):
+        made.append(original(name, model))
+        made[-1].callback_state = noted = lambda info, own=made[-1].callback_state: own(info)
+        made[-1].noted = noted
+        return made[-1]
+
+    def hook(n):
+        if n == 8 and end == "interrupt":
+            host.state.interrupt()
+        if n == 8 and end == "error":
+            raise RuntimeError("broken")
+
+    host.sd_samplers.create_sampler = create_sampler
+    host.model.hooks.on_call = hook
+    host.txt2img({"scale": 3}, **SIZE, sampler_name=sampler)
+    assert len(made) == (3 if end == "done" else 2)
+    for one in made:
+        assert type(one.model_wrap_cfg.model_wrap).__name__ != "FusedModel"
+        assert "forward" not in vars(one.model_wrap_cfg)
+        assert one.callback_state is one.noted
+
+
+class Takes:
+    """An extension that draws the picture by itself: it sets `sample` on the object after ours was put there."""
+
+    def __new__(cls, host, hook):
+        class TakesOver(host.scripts.Script):
+            def show(self, is_img2img):
+                return host.scripts.AlwaysVisible
+
+        def take(self, p, *args, **kwargs):
+            size = (p.batch_size, 4, p.height // 8, p.width // 8)
+            p.sample = lambda **kwargs: torch.zeros(size)
+
+        setattr(TakesOver, hook, take)
+        return TakesOver()
+
+
+@pytest.mark.parametrize("hook", ["process", "before_process_batch", "process_batch"])
+def test_an_extension_that_draws_by_itself(host, hook):
+    extension = types.SimpleNamespace(name="other-fusion", path=str(__file__).rsplit("/", 1)[0])
+    host.extensions.extensions.append(extension)
+    outcome = host.txt2img({"scale": 2, "keep_phases": True}, **SIZE, scripts=(Takes(host, hook),), n_iter=2)
+    assert outcome.sizes == [(64, 64)] * 2
+    assert "left out, as the extension other-fusion draws the picture by itself" in outcome.comments
+    for text in outcome.processed.infotexts:
+        keys = [key for key in host.infotext_utils.parse_generation_parameters(text) if key.startswith("DemoFusion")]
+        assert keys == ["DemoFusion note"]
+    assert not host.swallowed
+
+
+def test_an_extension_of_unknown_name(host):
+    outcome = host.txt2img({"scale": 2}, **SIZE, scripts=(Takes(host, "process"),))
+    assert "as another extension (test_other_hosts.py) draws" in outcome.comments
+
+
+def test_an_extension_that_calls_what_it_replaced_is_not_in_the_way(host):
+    class Wraps(host.scripts.Script):
+        def show(self, is_img2img):
+            return host.scripts.AlwaysVisible
+
+        def process(self, p, *args):
+            original = p.sample
+            p.sample = lambda **kwargs: original(**kwargs)
+
+    outcome = host.txt2img({"scale": 2}, **SIZE, scripts=(Wraps(),))
+    assert outcome.sizes == [(128, 128)]
+    assert not outcome.comments

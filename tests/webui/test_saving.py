@@ -1,0 +1,136 @@
+"""What is on disk after a run: each finished picture that is shown, once, under its name."""
+
+import numpy as np
+import pytest
+
+SETTINGS = {"scale": 3}
+SIZE = {"width": 64, "height": 64, "steps": 4}
+CALL_IN_PHASE_3 = 14
+"""Of a batch of one, with all windows at once: 4 calls for the base image, 2 an evaluation for phase 2."""
+
+
+def stop_at(host, number, press="interrupt"):
+    host.model.hooks.on_call = lambda n: getattr(host.state, press)() if n == number else None
+
+
+def saved(host):
+    return [entry for entry in host.images._saved if not entry.grid]
+
+
+def assert_each_shown_is_saved_once(host, outcome):
+    """As many files as pictures, and pixel by pixel the same."""
+    files = {entry.file: np.array(entry.image) for entry in saved(host)}  # what was written last stands there
+    assert len(files) == len(outcome.images)
+    for image in outcome.images:
+        assert sum(np.array_equal(image, file) for file in files.values()) == 1
+
+
+@pytest.mark.parametrize("press", ["interrupt", "skip"])
+def test_a_stopped_run(host, press):
+    stop_at(host, CALL_IN_PHASE_3, press)
+    outcome = host.txt2img(SETTINGS, **SIZE)
+    assert outcome.sizes == [(128, 128)]
+    assert_each_shown_is_saved_once(host, outcome)
+    (entry,) = saved(host)
+    assert entry.file.endswith("-demofusion-phase-2.png")
+    assert "DemoFusion stopped: phase 2 of 3" in entry.info
+
+
+def test_a_stopped_run_with_kept_phases_shows_and_saves_each_once(host):
+    stop_at(host, CALL_IN_PHASE_3)
+    outcome = host.txt2img({**SETTINGS, "keep_phases": True}, **SIZE)
+    assert outcome.sizes == [(128, 128), (64, 64)]
+    assert_each_shown_is_saved_once(host, outcome)
+    assert sorted(name[-23:] for name in {entry.file for entry in saved(host)}) == [
+        "-demofusion-phase-1.png", "-demofusion-phase-2.png"
+    ]  # fmt: skip
+
+
+def test_the_picture_on_disk_has_the_last_touches(host):
+    """What other extensions do to a finished picture is in the file, also where the phase had been saved before."""
+
+    class Inverts(host.scripts.Script):
+        def show(self, is_img2img):
+            return host.scripts.AlwaysVisible
+
+        def postprocess_image(self, p, pp, *args):
+            pp.image = pp.image.point(lambda value: 255 - value)
+
+    stop_at(host, CALL_IN_PHASE_3)
+    outcome = host.txt2img({**SETTINGS, "keep_phases": True}, **SIZE, scripts=(Inverts(),))
+    assert_each_shown_is_saved_once(host, outcome)
+
+
+def test_no_second_file_where_the_host_numbers_files(host, monkeypatch):
+    """It would write the kept phase's file again with a number behind its name, so that one is taken away first."""
+    removed = []
+    kept = host.script_module.before_image_saved.__globals__["name_file"].__globals__
+    monkeypatch.setattr(kept["os"], "remove", removed.append)
+    monkeypatch.setattr(kept["os"].path, "exists", lambda name: True)
+    host.opts.save_images_replace_action = "Add number suffix"
+    stop_at(host, CALL_IN_PHASE_3)
+    host.txt2img({**SETTINGS, "keep_phases": True}, **SIZE)
+    assert removed == [saved(host)[-1].file]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_batches_of_several_pictures(host, keep):
+    """Two at a time, twice, stopped in the first batch by Skip: the second is drawn to its end."""
+    stop_at(host, CALL_IN_PHASE_3, "skip")
+    outcome = host.txt2img({**SETTINGS, "keep_phases": keep}, **SIZE, batch_size=2, n_iter=2)
+    assert sorted(outcome.sizes)[-4:] == [(128, 128)] * 2 + [(192, 192)] * 2 or keep
+    assert outcome.sizes[:4] == [(128, 128)] * 2 + [(192, 192)] * 2
+    assert_each_shown_is_saved_once(host, outcome)
+    named = [entry.file for entry in saved(host) if entry.suffix == "" and "phase" in entry.file]
+    assert len(named) == 2
+
+
+def test_pressed_when_everything_is_finished(host):
+    """While the last picture decodes: it is whole."""
+    host.model.hooks.decoded = lambda image: host.state.interrupt() or image
+    outcome = host.txt2img(SETTINGS, **SIZE)
+    assert outcome.sizes == [(192, 192)]
+    (entry,) = saved(host)
+    assert "phase" not in entry.file
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_after_a_fault(host, keep):
+    def fails(image):
+        if image.shape[-1] == 192:
+            raise RuntimeError("out of memory")
+        return image
+
+    host.model.hooks.decoded = fails
+    outcome = host.txt2img({**SETTINGS, "keep_phases": keep}, **SIZE)
+    assert outcome.sizes[0] == (128, 128)
+    assert_each_shown_is_saved_once(host, outcome)
+
+
+@pytest.mark.parametrize("option", [False, True])
+def test_an_unfinished_base_image_is_the_hosts_matter(host, option):
+    host.opts.save_incomplete_images = option
+    stop_at(host, 1)
+    host.txt2img(SETTINGS, **SIZE)
+    assert len(saved(host)) == option
+
+
+@pytest.mark.parametrize("how", ["samples_save", "do_not_save_samples"])
+def test_nothing_is_saved_where_nothing_is_to_be(host, how):
+    fields = {}
+    if how == "samples_save":
+        host.opts.samples_save = False
+    else:
+        fields["do_not_save_samples"] = True
+    stop_at(host, CALL_IN_PHASE_3)
+    host.txt2img(SETTINGS, **SIZE, **fields)
+    assert not saved(host)
+
+
+def test_the_next_run_is_named_as_ever(host):
+    p = host.generation(SETTINGS, **SIZE)
+    stop_at(host, CALL_IN_PHASE_3)
+    host.run(p)
+    stop_at(host, -1)
+    assert host.run(p).error is None
+    assert "phase" not in saved(host)[-1].file
