@@ -1,8 +1,8 @@
 """A running webui at WEBUI_URL, its options kept safe, each of LIVE_CHECKPOINTS in turn.
 
 LIVE_CHECKPOINTS: checkpoint names, comma between them; without it tiny-sd1 and tiny-sdxl where the webui has them,
-else the one that is loaded. LIVE_FULL=1: every sampler with every scheduler instead of four of
-them, and every test with every checkpoint.
+else the one that is loaded. WEBUI_DIR: the webui's folder, to install the toy there. LIVE_FULL=1: every sampler with
+every scheduler instead of four of them, and every test with every checkpoint.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lab.install import NAME, install
 
 from .client import SCRIPT, WebUI, mean_apart
 
@@ -60,6 +63,15 @@ def checkpoints() -> dict[str, str]:
         return {name: titles[name] for name in names}
     loaded = host().options()["sd_model_checkpoint"]
     return {loaded: loaded}
+
+
+@cache
+def toy_title() -> str | None:
+    """What the webui calls the toy checkpoint, which is installed if WEBUI_DIR names its folder; None if it has none."""
+    if "WEBUI_DIR" in os.environ:
+        install(Path(os.environ["WEBUI_DIR"]))
+        host().ask("refresh-checkpoints", {})
+    return next((model["title"] for model in host().ask("sd-models") if model["model_name"] == NAME), None)
 
 
 @cache

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from lab.install import NAME
+
 from .client import WebUI, apart, assert_drawn, mean_apart
+from .conftest import toy_title
 
 SIZE = (128, 128)
-REFINER = os.environ.get("LIVE_REFINER", "tiny-refiner")
+REFINER = os.environ.get("LIVE_REFINER", NAME)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +77,13 @@ def test_settings_of_samplers(webui: WebUI, fields: dict[str, Any]) -> None:
 
 @pytest.mark.once
 def test_the_refiner_draws_in_the_base_image_only(webui: WebUI, checkpoint: str) -> None:
-    titles = {model["model_name"]: model["title"] for model in webui.ask("sd-models")}
-    if REFINER not in titles or checkpoint == REFINER:
+    """Any checkpoint can be named as the refiner: the toy serves."""
+    titles = {NAME: toy_title(), **{model["model_name"]: model["title"] for model in webui.ask("sd-models")}}
+    refiner = titles.get(REFINER)
+    if refiner is None or checkpoint == REFINER:
         pytest.skip(f"the webui has no checkpoint {REFINER} to refine with (LIVE_REFINER names another)")
     plain = webui.draw()
-    fields = {"refiner_checkpoint": titles[REFINER], "refiner_switch_at": 0.5, "steps": 4}
+    fields = {"refiner_checkpoint": refiner, "refiner_switch_at": 0.5, "steps": 4}
     refined = webui.draw(**fields)
     large = webui.enlarge(fields, keep_phases=True)
     assert_drawn(large.picture, SIZE)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from lab.detector import Found, find_objects
-from lab.install import NAME, install
+from lab.install import NAME
 from lab.scenes import NATIVE_PX
 
 from .client import WebUI
-from .conftest import host
+from .conftest import host, toy_title
 
 SEEDS = (1, 2, 3)
 FIELDS = {
@@ -27,15 +25,11 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def toy() -> Iterator[WebUI]:
     """The webui with the toy loaded."""
-    webui = host()
-    if "WEBUI_DIR" in os.environ:
-        install(Path(os.environ["WEBUI_DIR"]))
-        webui.ask("refresh-checkpoints", {})
-    titles = {model["model_name"]: model["title"] for model in webui.ask("sd-models")}
-    if NAME not in titles:
+    webui, title = host(), toy_title()
+    if title is None:
         pytest.skip(f"the webui has no checkpoint {NAME}; name its folder in WEBUI_DIR to have it installed")
     before = webui.options()["sd_model_checkpoint"]
-    webui.set_options(sd_model_checkpoint=titles[NAME], show_progress_type="Approx cheap")
+    webui.set_options(sd_model_checkpoint=title, show_progress_type="Approx cheap")
     yield webui
     webui.set_options(sd_model_checkpoint=before)
 

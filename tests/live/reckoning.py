@@ -1,0 +1,257 @@
+"""The phases reckoned by hand inside the webui: its UNet called directly, everything else from DESIGN.md's formulas.
+
+`test_reckoning.py` sends this file's text to the webui, which runs it in its own process. Nothing of demofusion_lib is
+imported. One picture, Euler, whole scales, borders inside; `x = z0 + sigma * noise` throughout, sizes in latent cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from modules import prompt_parser, sd_samplers_common, shared  # noqa: TID251
+from modules.processing import process_images  # noqa: TID251
+from torch.nn import functional as F
+
+A1, A2, A3, BLUR = 3, 1, 1, 0.8
+PX = 8  # to a latent cell
+NUMBERS = 6  # original h w, crop top left, target h w
+WIDTH = 256  # of the sinusoids of each
+
+
+class Told(NamedTuple):
+    """What SDXL is told, `(vertical, horizontal)` in px: the picture's size, the corner of the window at `(top, left)`
+    latent cells, and the corner of the dilated sub-images."""
+
+    size: tuple[int, int]
+    corner: Callable[[int, int], tuple[int, int]]
+    dilated: tuple[int, int]
+
+
+class Sampling(NamedTuple):
+    """A run of one of the webui's samplers."""
+
+    patches: list[tuple[float, torch.Tensor]]
+    """What the UNet was shown, with which timestep."""
+    latent: torch.Tensor
+    """What came out."""
+    windows: dict[float, set[tuple[int, int]]]
+    """By timestep; filled by the first reckoning, which has to be the right one: only its `x` is what was shown."""
+
+
+class Model:
+    """The loaded UNet and its noise schedule."""
+
+    def __init__(self, prompt: str, negative: str):
+        model = shared.sd_model
+        self.unet = model.model.diffusion_model
+        squared = model.alphas_cumprod.double()
+        self.log_sigmas = (1 / squared - 1).log() / 2
+        texts = [
+            prompt_parser.SdConditioning([text], is_negative_prompt=i > 0) for i, text in enumerate((prompt, negative))
+        ]
+        conds = [model.get_learned_conditioning(text) for text in texts]
+        self.context = torch.cat([cond["crossattn"] if model.is_sdxl else cond for cond in conds])
+        self.pooled = torch.cat([cond["vector"][:, : -NUMBERS * WIDTH] for cond in conds]) if model.is_sdxl else None
+
+    def sigma(self, t: float) -> float:
+        """Of a timestep between two whole ones, on a straight line in the logarithm."""
+        low = min(int(t), len(self.log_sigmas) - 2)
+        return float(torch.lerp(*self.log_sigmas[low : low + 2], t - low).exp())
+
+    def scaled(self, x: torch.Tensor, t: float) -> torch.Tensor:
+        """As the network takes it."""
+        return x / math.sqrt(1 + self.sigma(t) ** 2)
+
+    def eps(
+        self, patches: torch.Tensor, t: float, size: tuple[int, int], corners: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        """The network's outputs for `patches (n, channels, height, width)`, shaped `(2, n, ...)`: prompt, negative."""
+        n = len(patches)
+        x, times = self.scaled(patches, t).repeat(2, 1, 1, 1), torch.full((2 * n,), t)
+        context = self.context.repeat_interleave(n, 0)
+        if self.pooled is None:
+            return self.unet(x, timesteps=times, context=context).unflatten(0, (2, n))
+        told = torch.stack([sinusoids([*size, *corner, *size]) for corner in corners]).repeat(2, 1)
+        vector = torch.cat([self.pooled.repeat_interleave(n, 0), told], 1)
+        return self.unet(x, timesteps=times, context=context, y=vector).unflatten(0, (2, n))
+
+
+def sinusoids(numbers: list[int]) -> torch.Tensor:
+    rates = 10000 ** (-torch.arange(WIDTH // 2, dtype=torch.float64) * 2 / WIDTH)
+    angles = torch.tensor(numbers, dtype=torch.float64)[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], 1).flatten().float()
+
+
+def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.mean(), x.std()
+
+
+def brought_to(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    return (x - x.mean()) / x.std() * std + mean
+
+
+def cosine(t: float) -> float:
+    return (1 + math.cos(math.pi * (1000 - t) / 1000)) / 2
+
+
+def starts(length: int, window: int) -> list[int]:
+    """Strides of half a window, the last window moved back to the edge."""
+    return sorted({min(i, length - window) for i in range(0, length, window // 2)})
+
+
+def found(patch: torch.Tensor, whole: torch.Tensor) -> tuple[int, int] | None:
+    """`(top, left)` of the part of `whole` that is `patch (channels, height, width)`, if one is, but for what
+    a mistake in the steps before may have moved it by."""
+    parts = whole[0].unfold(1, patch.shape[1], 1).unfold(2, patch.shape[2], 1)
+    off = (parts - patch[:, None, None]).abs().amax((0, 3, 4))
+    top, left = divmod(int(off.argmin()), off.shape[1])
+    return (top, left) if off.min() < 0.1 * whole.std() else None
+
+
+def windows(model: Model, x: torch.Tensor, t: float, window: tuple[int, int], seen: Sampling) -> set[tuple[int, int]]:
+    """The windows' corners in cells, at `t`. How they are jittered is the extension's affair: they are looked up in `x`
+    by what the UNet was shown, not by what it was told; as many as without jitter, no farther off than it may be."""
+    patches = [patch for at, patch in seen.patches if abs(at - t) < 0.5 and patch.shape[1:] == window]
+    corners = {found(patch, model.scaled(x, t)) for patch in patches} - {None}
+    grid = [(top, left) for top in starts(x.shape[2], window[0]) for left in starts(x.shape[3], window[1])]
+    reach = window[0] // 8, window[1] // 8
+    near = [any(abs(y - top) <= reach[0] and abs(x - left) <= reach[1] for y, x in corners) for top, left in grid]
+    assert len(corners) == len(grid) and all(near), f"windows at {corners}, without jitter at {grid}"
+    return corners
+
+
+def local_path(
+    model: Model, x: torch.Tensor, t: float, window: tuple[int, int], seen: Sampling, told: Told
+) -> torch.Tensor:
+    if t not in seen.windows:
+        seen.windows[t] = windows(model, x, t, window, seen)
+    corners = sorted(seen.windows[t])
+    places = [(..., slice(top, top + window[0]), slice(left, left + window[1])) for top, left in corners]
+    eps = model.eps(
+        torch.cat([x[place] for place in places]), t, told.size, [told.corner(*corner) for corner in corners]
+    )
+    total, count = torch.zeros(2, *x.shape[1:]), torch.zeros(x.shape[2:])
+    for i, place in enumerate(places):
+        total[place] += x[place] - model.sigma(t) * eps[:, i]
+        count[place] += 1
+    return total / count
+
+
+def blurred(x: torch.Tensor, reach: int, std: float) -> torch.Tensor:
+    """Zeros beyond the edge; mean and deviation as they were."""
+    kernel = torch.tensor([math.exp(-(i**2) / (2 * std**2)) for i in range(-reach, reach + 1)], dtype=torch.float64)
+    padded = F.pad(x.double(), [reach] * 4)
+    windows = padded.unfold(2, 2 * reach + 1, 1).unfold(3, 2 * reach + 1, 1)
+    plane = torch.einsum("bchwij,i,j->bchw", windows, kernel / kernel.sum(), kernel / kernel.sum())
+    return brought_to(plane, *statistics(x.double())).float()
+
+
+def global_path(model: Model, x: torch.Tensor, t: float, s: int, told: Told) -> torch.Tensor:
+    g = blurred(x, s - 1, BLUR * (0.99 * cosine(t) ** A3 + 0.01))
+    places = [(..., slice(i, None, s), slice(j, None, s)) for i in range(s) for j in range(s)]
+    eps = model.eps(torch.cat([g[place] for place in places]), t, told.size, [told.dilated] * len(places))
+    total = torch.zeros(2, *x.shape[1:])
+    for i, place in enumerate(places):
+        total[place] = x[place] - model.sigma(t) * eps[:, i]
+    return total
+
+
+def phase(
+    model: Model,
+    z_prev: torch.Tensor,
+    seed: int,
+    cfg: float,
+    steps: int,
+    s: int,
+    window: tuple[int, int],
+    seen: Sampling,
+    told: Told,
+) -> torch.Tensor:
+    """What the sampler ends with."""
+    noise = torch.randn(z_prev.shape[1:], generator=torch.Generator().manual_seed(seed))
+    times = torch.linspace(len(model.log_sigmas) - 1, 0, steps).tolist()
+    sigmas = [*(model.sigma(t) for t in times), 0.0]
+    x = z_prev + sigmas[0] * noise
+    for i, t in enumerate(times):
+        if i > 0:
+            c1 = 1 - (1 - cosine(t) ** A1) ** ((times[i - 1] - t) / 20)
+            x = (1 - c1) * x + c1 * (z_prev + sigmas[i] * noise)
+        c2 = cosine(t) ** A2
+        both = (1 - c2) * local_path(model, x, t, window, seen, told) + c2 * global_path(model, x, t, s, told)
+        denoised = both[1:] + cfg * (both[:1] - both[1:])
+        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+@contextmanager
+def recorded() -> Iterator[list[Sampling]]:
+    """Every run of a sampler of the webui."""
+    samplings: list[Sampling] = []
+    patches: list[tuple[float, torch.Tensor]] = []
+    plain = sd_samplers_common.Sampler.launch_sampling
+
+    def recording(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        patches.clear()
+        latent = plain(self, *args, **kwargs)
+        samplings.append(Sampling([*patches], latent.clone(), {}))
+        return latent
+
+    def looking(unet: Any, args: Any, kwargs: Any) -> None:
+        x, times = args[0], args[1] if len(args) > 1 else kwargs["timesteps"]
+        patches.extend(zip(times.tolist(), x.clone()))
+
+    sd_samplers_common.Sampler.launch_sampling = recording
+    hook = shared.sd_model.model.diffusion_model.register_forward_pre_hook(looking, with_kwargs=True)
+    try:
+        yield samplings
+    finally:
+        hook.remove()
+        sd_samplers_common.Sampler.launch_sampling = plain
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The distance of two latents, relative to their size."""
+    return float((one - other).double().norm() / other.double().norm())
+
+
+def mistakes(right: Told) -> dict[str, Told]:
+    """What a host could tell SDXL instead."""
+    (height, width), (top, left) = right.size, right.dilated
+    return {
+        "no corners": right._replace(corner=lambda y, x: right.dilated),
+        "corners in latent cells": right._replace(corner=lambda y, x: (top + y, left + x)),
+        "corners swapped": right._replace(corner=lambda y, x: right.corner(y, x)[::-1]),
+        "corners a cell off": right._replace(corner=lambda y, x: right.corner(y, x + 1)),
+        "a corner for dilated sub-images": right._replace(dilated=(top, left + PX)),
+        "sizes swapped": right._replace(size=(width, height)),
+        "sizes doubled": right._replace(size=(2 * height, 2 * width)),
+        "sizes halved": right._replace(size=(height // 2, width // 2)),
+    }
+
+
+def reckon(p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int]) -> list[dict[str, float]]:
+    """For each phase, how far the webui's latent is from the one reckoned here, by what SDXL is told in the latter.
+
+    told_px: the `(height, width)` for each phase. origin_px: the crop corner of the whole picture, `(top, left)`.
+    """
+    with recorded() as samplings:
+        process_images(p)
+    base, *phases = samplings
+    assert len(phases) == len(told_px), f"{len(phases)} phases, {len(told_px)} expected"
+    model, window, last = Model(p.prompt, p.negative_prompt), base.latent.shape[2:], base.latent
+    answers = []
+    for s, (seen, size) in enumerate(zip(phases, told_px), start=2):
+        z_prev = F.interpolate(last, size=seen.latent.shape[2:], mode="bicubic")
+        right = Told(size, lambda top, left: (origin_px[0] + PX * top, origin_px[1] + PX * left), origin_px)
+        tellings = {"right": right, **(mistakes(right) if shared.sd_model.is_sdxl else {})}
+        with torch.no_grad():
+            answers.append({
+                name: apart(seen.latent, phase(model, z_prev, int(p.seed), p.cfg_scale, p.steps, s, window, seen, told))
+                for name, told in tellings.items()
+            })  # fmt: skip
+        last = brought_to(seen.latent, *statistics(base.latent))
+    return answers

@@ -1,0 +1,73 @@
+"""The phases, reckoned by an independent few lines inside the webui: the latents have to be these.
+
+The webui runs `reckoning.py` by its own script "Custom code", which it offers if it was started with `--allow-code`.
+So the process that is judged is the one that all other tests talk to: nothing is installed before its start, and no
+second host has to be found, started and kept like the first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .client import WebUI
+
+SCRIPT = "custom code"
+SOURCE = Path(__file__).with_name("reckoning.py")
+RUN = """\
+from modules.processing import Processed
+names = {{"__name__": "reckoning"}}
+exec(compile({source!r}, "reckoning.py", "exec"), names)
+answer = names["reckon"](p, *{arguments!r})
+return Processed(p, [], infotexts=[__import__("json").dumps(answer)])
+"""
+AGREE, DIFFER = 1e-6, 1e-5
+"""Relative. Float32 carries 6e-8 a step; what SDXL is told is one condition among several."""
+
+
+@pytest.fixture
+def exact(webui: WebUI) -> WebUI:
+    """A webui that runs code and calculates in float32 on the CPU, as the reckoning does."""
+    if SCRIPT not in (name.lower() for name in webui.ask("scripts")["txt2img"]):
+        pytest.skip("the webui runs no code of ours; start it with --allow-code")
+    flags = webui.ask("cmd-flags")
+    if not (flags["no_half"] and "all" in flags["use_cpu"]):
+        pytest.skip("the webui does not calculate in float32 on the CPU; start it with --no-half --use-cpu all")
+    return webui
+
+
+def reckon(
+    webui: WebUI,
+    settings: dict[str, Any],
+    fields: dict[str, Any],
+    told_px: list[tuple[int, int]],
+    origin_px: tuple[int, int],
+) -> list[dict[str, float]]:
+    code = RUN.format(source=SOURCE.read_text(encoding="utf-8"), arguments=(told_px, origin_px))
+    indent = 2
+    answer = webui.enlarge({"script_name": SCRIPT, "script_args": [code, indent], **fields}, **settings)
+    return json.loads(answer.infotexts[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "told_px", "origin_px"),
+    [
+        ({"sdxl_size": "final", "jitter": False}, 4, [(128, 192)], (0, 0)),
+        ({"sdxl_size": "base"}, 3, [(64, 96)], (64, 24)),
+        ({"sdxl_size": "phase", "scale": 3}, 3, [(128, 192), (192, 288)], (0, 0)),
+    ],
+)
+def test_the_phases_are_as_reckoned(
+    exact: WebUI, settings: dict[str, Any], steps: int, told_px: list[tuple[int, int]], origin_px: tuple[int, int]
+) -> None:
+    """What SDXL is told is in it: told anything else, the reckoning comes to another latent."""
+    crop = dict(zip(("sdxl_crop_top", "sdxl_crop_left"), origin_px))
+    fields = {"width": 96, "height": 64, "steps": steps, "override_settings": crop}
+    for phase in reckon(exact, settings, fields, told_px, origin_px):
+        nearest = min(phase, key=phase.__getitem__)
+        assert nearest == "right" and phase["right"] < AGREE, phase
+        others = {mistake: apart for mistake, apart in phase.items() if mistake != "right"}
+        assert all(apart >= DIFFER for apart in others.values()), others
