@@ -11,30 +11,39 @@ import torch.nn.functional as F
 from .phases import Phase, statistics, with_statistics
 from .schedule import Weights
 from .views import Layout, View, WindowGrid, dilated_layout
+from .wrap import beyond
 
 Predict = Callable[[torch.Tensor, Sequence[int], Sequence[View], Layout], torch.Tensor]
 """`predict(patches, rows, views, layout) -> outputs`: the model on patches `(n, channels, height, width)`; `rows[i]` is
 the row of the whole latent, and so the condition, that patch `i` was cut from by `views[i]` of `layout`."""
 
 
-def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float) -> torch.Tensor:
-    """A separable Gaussian over `(batch, channels, height, width)`, zeros beyond the edge; `std` in latent cells."""
+def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float, *, wrap: bool = False) -> torch.Tensor:
+    """A separable Gaussian over `(batch, channels, height, width)`; `std` in latent cells.
+
+    Beyond the edge are zeros, or with `wrap` the cells of the opposite edge.
+    """
     if kernel_size <= 1 or std <= 0:
         return latent
     offsets = torch.arange(kernel_size, device=latent.device, dtype=torch.float32).sub((kernel_size - 1) / 2)
     kernel = offsets.square().div(-2 * std**2).exp()
     kernel = (kernel / kernel.sum()).to(latent.dtype)
     channels, reach = latent.shape[1], kernel_size // 2
-    latent = F.conv2d(latent, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(reach, 0), groups=channels)
-    return F.conv2d(latent, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, reach), groups=channels)
+    if wrap:
+        size_lat, zeros = (latent.shape[-2], latent.shape[-1]), 0
+        latent = beyond(size_lat, reach, reach, reach, reach).spread(latent)
+    else:
+        zeros = reach
+    latent = F.conv2d(latent, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(zeros, 0), groups=channels)
+    return F.conv2d(latent, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, zeros), groups=channels)
 
 
 def mean_over_views(
     plane: torch.Tensor, layout: Layout, owners: Sequence[int], predict: Predict, batch: int
 ) -> torch.Tensor:
-    """The mean of the model's outputs over all views that cover a cell, in a padded plane `(rows, channels, H, W)`.
+    """The mean of the model's outputs over all views that cover a cell, for a padded plane `(rows, channels, H, W)`.
 
-    `owners[row]` is the image, and so the views, that a row belongs to. The model gets at most `batch` patches at once.
+    The answer is of the latent's own size. `owners[row]` is the image, and so the views, that a row belongs to. The model gets at most `batch` patches at once.
     """
     groups = defaultdict(list)
     for row, owner in enumerate(owners):
@@ -50,7 +59,7 @@ def mean_over_views(
             for (row, view), output in zip(chunk, outputs):
                 value[row, :, view.rows, view.cols] += output
                 count[row, :, view.rows, view.cols] += 1
-    return value / count.clamp(min=1)
+    return layout.gather(value) / layout.gather(count).clamp(min=1)
 
 
 class PhaseFusion:
@@ -58,14 +67,25 @@ class PhaseFusion:
 
     blur: standard deviation of the global path's Gaussian at full noise, in latent cells, 0 for none.
     batch: how many patches the model gets at once, 1 or more.
+    wrap: the picture goes on at its opposite edge: in the blur and the dilated sub-images; the grid has its own `wrap`.
     """
 
-    def __init__(self, phase: Phase, grid: WindowGrid, weights: Weights, *, blur: float = 0.8, batch: int = 16):
+    def __init__(
+        self,
+        phase: Phase,
+        grid: WindowGrid,
+        weights: Weights,
+        *,
+        blur: float = 0.8,
+        batch: int = 16,
+        wrap: bool = False,
+    ):
         self.phase = phase
         self.grid = grid
         self.weights = weights
         self.blur = blur
         self.batch = batch
+        self.wrap = wrap
         self.local: Layout | None = None
 
     def begin_step(self, generators: Sequence[torch.Generator]) -> None:
@@ -92,19 +112,21 @@ class PhaseFusion:
     def _local_path(self, x: torch.Tensor, owners: Sequence[int], predict: Predict) -> torch.Tensor:
         assert self.local is not None
         plane = self.local.pad(x)
-        return self.local.crop(mean_over_views(plane, self.local, owners, predict, self.batch))
+        return mean_over_views(plane, self.local, owners, predict, self.batch)
 
     def _global_path(
         self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, predict: Predict
     ) -> torch.Tensor:
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
         dilation = self.phase.dilation
-        layout = dilated_layout(x.shape[-2], x.shape[-1], dilation, max(owners) + 1)
-        plane = layout.pad(x)
-        blurred = gaussian_blur(plane, 2 * dilation - 1, self.blur * self.weights.c3(t))
-        if blurred is not plane:
-            blurred = with_statistics(blurred, *statistics(plane))
-        output = mean_over_views(blurred, layout, owners, predict, self.batch)
-        if blurred is not plane:
-            output = output + skip * (plane - blurred)
-        return layout.crop(output)
+        layout = dilated_layout(x.shape[-2], x.shape[-1], dilation, max(owners) + 1, wrap=self.wrap)
+        # the authors' zeros are blurred and counted with the picture; cells shown twice would count twice
+        whole = x if self.wrap else layout.pad(x)
+        blurred = gaussian_blur(whole, 2 * dilation - 1, self.blur * self.weights.c3(t), wrap=self.wrap)
+        if blurred is not whole:
+            blurred = with_statistics(blurred, *statistics(whole))
+        plane = layout.pad(blurred) if self.wrap else blurred
+        output = mean_over_views(plane, layout, owners, predict, self.batch)
+        if blurred is not whole:
+            output = output + layout.crop(whole - blurred).mul(skip)
+        return output

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .wrap import beyond
+
 PLANS = ("every", "doubling", "direct")
 NEAR = 0.1  # a whole scale closer than this below the final one would be a phase for next to nothing
+CUBIC_REACH = 2  # cells to either side that a bicubic value is made of
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,23 @@ def with_statistics(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
     return (latent - own_mean) * gain + mean
 
 
-def upsample(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
-    """Bicubic, on the latent itself: no VAE round trip between phases."""
-    return F.interpolate(latent, size=(height_lat, width_lat), mode="bicubic")
+def upsample(latent: torch.Tensor, height_lat: int, width_lat: int, *, wrap: bool = False) -> torch.Tensor:
+    """Bicubic, on the latent itself: no VAE round trip between phases. `wrap`: edges go on at the opposite ones."""
+    if not wrap:
+        return F.interpolate(latent, size=(height_lat, width_lat), mode="bicubic")
+    height, width = latent.shape[-2:]
+    (top, above), (left, before) = _margin(height, height_lat), _margin(width, width_lat)
+    wider = beyond((height, width), top, left, top, left).spread(latent)
+    finer = F.interpolate(wider, size=(height_lat + 2 * above, width_lat + 2 * before), mode="bicubic")
+    return finer[..., above : above + height_lat, before : before + width_lat].contiguous()
+
+
+def _margin(length: int, target: int) -> tuple[int, int]:
+    """The least number of cells beyond an edge that a cubic needs and that enlarge to whole cells, and to how many."""
+    common = math.gcd(length, target)
+    unit = length // common
+    units = math.ceil(CUBIC_REACH / unit)
+    return units * unit, units * target // common
 
 
 def centre_crop(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
@@ -111,15 +128,18 @@ def climb(
     base: torch.Tensor,
     phases: list[Phase],
     denoise_phase: Callable[[Phase, torch.Tensor], torch.Tensor],
+    *,
+    wrap: bool = False,
 ) -> Iterator[tuple[Phase, torch.Tensor]]:
     """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
 
     `base` is what phase 1 ended with. `denoise_phase(phase, previous)` gets the upsampled latent of the
     phase before and returns the denoised one, which is then brought back to phase 1's mean and deviation.
+    wrap: the picture goes on at its opposite edge (see `upsample`).
     """
     anchor = statistics(base)
     latent = base
     for phase in phases:
-        previous = upsample(latent, phase.height_lat, phase.width_lat)
+        previous = upsample(latent, phase.height_lat, phase.width_lat, wrap=wrap)
         latent = with_statistics(denoise_phase(phase, previous), *anchor)
         yield phase, latent

@@ -121,12 +121,13 @@ def build_engine(
     border: str = "inside",
     normalise: bool = True,
     stochastic: bool = False,
+    wrap: bool = False,
 ) -> PhaseEngine:
     """An engine for one phase, with each image's windows drawn from its own seed."""
     weights = weights or Weights()
     residual = SkipResidual(previous, noise, weights, normalise=normalise, stochastic=stochastic)
-    grid = WindowGrid(phase.height_lat, phase.width_lat, window_lat, border=border)
-    fusion = PhaseFusion(phase, grid, weights, blur=blur, batch=batch)
+    grid = WindowGrid(phase.height_lat, phase.width_lat, window_lat, border=border, wrap=wrap)
+    fusion = PhaseFusion(phase, grid, weights, blur=blur, batch=batch, wrap=wrap)
     starts = step_starts(solver, steps)
     return PhaseEngine(
         residual, fusion, starts, lambda step: [step_generator(seed, phase.number, step) for seed in seeds]
