@@ -19,7 +19,8 @@ lint: $(VENV)/ready
 test-latest: $(LATEST)/ready
 	$(LATEST)/bin/python -m pytest -q tests/core
 
-# against a running webui with the extension installed, over its HTTP API only; WEBUI_DIR=its folder installs the toy
+# against a running webui with the extension installed, over its HTTP API only; WEBUI_DIR=its folder installs the toy;
+# if the webui was started with --allow-code (keep it on this machine then), its phases are reckoned inside it
 live: $(VENV)/ready
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/live
 
