@@ -118,8 +118,8 @@ class WebUI:
     def set_options(self, **values: Any) -> None:
         self.ask("options", values)
 
-    def state(self) -> dict[str, Any]:
-        return self.ask("progress?skip_current_image=true")["state"]
+    def progress(self) -> dict[str, Any]:
+        return self.ask("progress?skip_current_image=true")
 
 
 class Drawing:
@@ -131,17 +131,21 @@ class Drawing:
         self.future: Future[Answer] = pool.submit(webui.draw, {**SETTINGS, **settings}, **fields)
         pool.shutdown(wait=False)
 
-    def wait_for(self, job: int, timeout: float = 120) -> None:
-        """Returns when the webui has taken the first step of its `job`-th job (0: the base image, 1: phase 2, ...)."""
-        end = monotonic() + timeout
+    def wait_for(self, phase: int, picture: int = 0, timeout: float = 120) -> None:
+        """Returns when the webui has taken the first step of a phase (1: the base image) of a picture of the run."""
+        end, sought = monotonic() + timeout, (picture, phase)
         while monotonic() < end:
-            assert not self.future.done(), f"finished before job {job} was seen; give it more steps"
-            state = self.webui.state()
-            if (state["job_no"], state["sampling_step"]) >= (job, 1) and state["job_count"] > 0:
-                assert state["job_no"] == job, f"job {job} went by unseen; give it more steps"
-                return
+            assert not self.future.done(), f"finished before {sought} was seen; give it more steps"
+            progress = self.webui.progress()
+            text = (progress["textinfo"] or "").split()
+            state = progress["state"]
+            if text[:2] == ["DemoFusion", "phase"] and state["sampling_step"] >= 1:
+                found = state["job_no"], int(text[2])
+                assert found <= sought, f"{sought} went by unseen; give it more steps"
+                if found == sought:
+                    return
             sleep(0.02)
-        raise AssertionError(f"job {job} has not begun within {timeout} s")
+        raise AssertionError(f"{sought} has not begun within {timeout} s")
 
     def stop(self, how: str) -> tuple[Answer, float]:
         """Presses Interrupt or Skip. The answer, and the seconds until it came."""

@@ -32,20 +32,25 @@ LENGTHY = {"steps": 150, "width": 512, "height": 512}
         ({"jitter": "yes"}, ["jitter", "'yes'", "true or false"]),
         ({"border": ""}, ["border", "''", "inside, paper"]),
         ({"window_batch": 0}, ["window_batch", "0", "1 to 64"]),
-        ({"target_width": 1001}, ["target_width", "1001", "multiples of 8"]),
+        ({"target_width": 1001}, ["target_width", "1001", "multiples of 8", "nearest is 1000"]),
         ({"target_width": 256}, ["target_width", "256", "512 to 4096"]),
         ({"target_width": 64, "target_height": 64}, ["target_", "64", "512 to 4096"]),
         ({"target_height": 8192}, ["target_height", "8192", "512 to 4096"]),
         ({"enabled": "on"}, ["enabled", "'on'", "true or false"]),
         ({"scael": 4}, ["unknown", "scael", "enabled", "scale", "keep_phases"]),
+        ({"scale": 9, "plan": "fast", "scael": 4}, ["unknown setting 'scael'", "scale is 9", "plan is 'fast'"]),
+        ({"target_width": 64, "target_height": 8192}, ["target_width is 64", "target_height is 8192"]),
+        ({"\ud800": 4}, ["unknown setting '\\ud800'"]),
+        ({"scale": "9" * 200_000}, ["scale is '999", "..."]),
     ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
 def test_bad_settings(webui: WebUI, settings: dict[str, Any], told: list[str]) -> None:
     began = monotonic()
     answer = webui.try_draw({"enabled": True, **settings}, **LENGTHY)
     assert answer.status == 422, answer.body
     assert monotonic() - began < 5
-    assert answer.detail.startswith("DemoFusion: ")
+    assert answer.detail.startswith("DemoFusion: ") and len(answer.detail) < 700
     missing = [word for word in told if word not in answer.detail]
     assert not missing, f"{answer.detail!r} does not say {missing}"
 
@@ -63,6 +68,14 @@ def test_samplers_that_these_steps_do_not_suit(
     answer = webui.try_draw({"enabled": True, **settings}, **fields)
     assert answer.status == 422, answer.body
     assert all(word in answer.detail for word in told), answer.detail
+
+
+@pytest.mark.parametrize("size", [(-64, 64), (64, -64), (0, 64)])
+def test_a_base_image_of_no_size(webui: WebUI, size: tuple[int, int]) -> None:
+    """The host would log what goes wrong in the hook and draw on without us."""
+    answer = webui.try_draw({"enabled": True}, width=size[0], height=size[1])
+    assert answer.status == 422, answer.body
+    assert "below 8 px" in answer.detail
 
 
 def test_settings_that_are_off_still_have_to_be_right(webui: WebUI) -> None:

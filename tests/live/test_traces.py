@@ -26,7 +26,7 @@ def assert_no_traces(webui: WebUI, sampler: str) -> None:
     assert webui.try_draw({"enabled": True, "scale": 9}, **fields).status == 422
     assert webui.draw(**fields).images == before, "after bad settings"
     drawing = Drawing(webui, {"steps": 150}, **fields)
-    drawing.wait_for(job=1)
+    drawing.wait_for(phase=2)
     drawing.stop("interrupt")
     assert webui.draw(**fields).images == before, "after an interrupt"
     assert webui.draw({"enabled": False}, **fields).images == before, "with the extension named, but off"
