@@ -104,9 +104,13 @@ def test_bad_setting_is_told_in_red(page: Page) -> None:
     prepare(page)
     tick(page)
     number(page, "demofusion_target_width", "16")
+    number(page, "demofusion_target_height", "24")
     generate(page)
     error = page.locator("#html_log_txt2img .error")
+    expect(error).to_contain_text("DemoFusion: nothing was drawn")
     expect(error).to_contain_text("target_width is 16, allowed: 0, or 64 to 512 for this base image")
+    expect(error).to_contain_text("target_height is 24")
+    expect(page.locator("#txt2img_gallery img")).to_have_count(0)
     red, green, blue = error.evaluate("e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).map(Number)")
     assert red > 2 * max(green, blue)
 
@@ -117,3 +121,32 @@ def test_takes_the_place_of_hires_fix(page: Page) -> None:
     page.locator("#txt2img_hr-visible-checkbox").check()
     generate(page)
     expect(page.locator("#html_log_txt2img .comments")).to_contain_text("takes the place of Hires. fix")
+
+
+def test_a_good_run_after_a_bad_one_is_not_red(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    number(page, "demofusion_target_width", "16")
+    generate(page)
+    expect(page.locator("#html_log_txt2img .error")).to_have_count(1)
+    number(page, "demofusion_target_width", "0")
+    generate(page)
+    expect(page.locator("#html_log_txt2img .error")).to_have_count(0)
+    expect(page.locator("#txt2img_gallery img").first).to_be_visible()
+
+
+def test_one_press_of_interrupt_ends_a_single_picture(page: Page) -> None:
+    """At default settings, with the host's own wish to end a picture first: there is only one."""
+    prepare(page)
+    tick(page)
+    number(page, "demofusion_steps", "150")
+    page.click("#txt2img_generate")
+    expect(page.locator("#txt2img_results .progress")).to_contain_text("DemoFusion phase 2 of 2", timeout=60_000)
+    page.click("#txt2img_interrupt")
+    expect(page.locator("#txt2img_generate")).to_be_visible(timeout=20_000)
+    expect(page.locator("#html_log_txt2img .comments")).to_contain_text(
+        "interrupted in phase 2 of 2; this is the image of phase 1", timeout=20_000
+    )
+    page.wait_for_timeout(1000)
+    size = page.locator("#txt2img_gallery img").first.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size == [64, 64]
