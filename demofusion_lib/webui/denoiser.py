@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,10 @@ def row_owners(cond: Any) -> list[int]:
     """The image that each row of the host's denoiser call belongs to: `AND` prompts image by image, then negatives."""
     prompts = [len(conds) for conds in cond.batch]
     return [image for image, count in enumerate(prompts) for _ in range(count)] + list(range(len(prompts)))
+
+
+Padding = Callable[[Sequence[View]], AbstractContextManager[None]]
+"""`padding(views)`: makes the model's own padding right for patches cut by `views`, while it is given them."""
 
 
 class Watcher(Protocol):
@@ -39,6 +44,7 @@ class FusedModel(torch.nn.Module):
         engine: PhaseEngine,
         corner: CropCorner | None,
         watcher: Watcher,
+        padding: Padding,
     ):
         super().__init__()
         # not as a submodule: moving or saving this object must not move or save the host's model
@@ -47,6 +53,7 @@ class FusedModel(torch.nn.Module):
         self.engine = engine
         self.corner = corner
         self.watcher = watcher
+        self.padding = padding
         self.begin([0])
 
     def __getattr__(self, name: str) -> Any:
@@ -72,7 +79,8 @@ class FusedModel(torch.nn.Module):
             part = cut(cond, rows, views, layout, size_lat)
             if self.corner is not None and "vector" in part:
                 part["vector"] = self.corner.write(part["vector"], views)
-            return self.base(patches, level[list(rows)], cond=part, **extra)
+            with self.padding(views):
+                return self.base(patches, level[list(rows)], cond=part, **extra)
 
         return self.engine.fusion(x, self._next_owners(len(x)), t, self.family.skip(level), predict)
 
@@ -87,6 +95,7 @@ class InstalledEngine:
         engine: PhaseEngine,
         corner: CropCorner | None,
         watcher: Watcher,
+        padding: Padding,
     ):
         self.family = family
         self.engine = engine
@@ -96,7 +105,7 @@ class InstalledEngine:
         self.guided_forward = self.guided.forward
         self.callback_state = sampler.callback_state
         self.replaced: list[tuple[Any, str, Any]] = []
-        self.guided.model_wrap = FusedModel(family, engine, corner, watcher)
+        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding)
         self.fused = self.guided.model_wrap
         self._replace(self.guided, "forward", self.forward)
         if solver_name(sampler) in CORRECTED:

@@ -19,6 +19,7 @@ from .notes import tell, write
 from .progress import Progress, costs
 from .refusal import SettingsError, refusal
 from .sampling import PhaseInterrupted, PhaseSampler, window_grid
+from .tiling import wraps
 
 ATTRIBUTE = "demofusion_run"
 STOPPED_KEY = "DemoFusion stopped"
@@ -157,7 +158,7 @@ class Climb:
         assert run.params is not None
         self.p, self.run, self.params, self.notes = p, run, run.params, notes
         self.base_lat, self.phases, self.window_lat = base_lat, phases, latent_size(p)
-        grids = [window_grid(self.params, phase, self.window_lat) for phase in phases]
+        grids = [window_grid(self.params, phase, self.window_lat, wraps(p)) for phase in phases]
         self.steps = self.params.steps or p.steps
         self.progress = Progress(costs(p.steps, self.steps, phases, grids))
 
@@ -195,7 +196,7 @@ class Climb:
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.params, self.base_lat, self.phases, self.window_lat, self.progress)
-            for phase, latent in climb(base, self.phases, sampler):
+            for phase, latent in climb(base, self.phases, sampler, wrap=wraps(p)):
                 devices.test_for_nans(latent, "unet")
                 done.append(latent)
                 if phase.number == phase.last:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from modules import extra_networks, rng, sd_models, sd_samplers, shared
+from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
 
 from ..core import Phase, PhaseEngine, PhaseFusion, SkipResidual, WindowGrid, step_generator, step_starts
 from ..params import LATENT_PX, Params
@@ -19,6 +19,7 @@ from .families import family_of, solver_name
 from .hypertile import HyperTile
 from .progress import Progress
 from .prompts import in_phases
+from .tiling import Convolutions, as_they_are, wraps
 
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
@@ -86,6 +87,7 @@ def back_to_base_model(p: Any) -> bool:
         return False
     with sd_models.SkipWritingToConfig():
         sd_models.reload_model_weights()
+    sd_hijack.model_hijack.apply_circular(wraps(p))  # loading has turned it off
     if not p.disable_extra_networks:
         extra_networks.activate(p, p.extra_network_data)
     sd_models.apply_alpha_schedule_override(p.sd_model, p)
@@ -107,8 +109,8 @@ def other_sampler(p: Any, used: Sequence[Any]) -> Any:
     return sampler
 
 
-def window_grid(params: Params, phase: Phase, window_lat: tuple[int, int]) -> WindowGrid:
-    return WindowGrid(phase.height_lat, phase.width_lat, window_lat, params.overlap, params.jitter, params.border)
+def window_grid(params: Params, phase: Phase, window_lat: tuple[int, int], wrap: bool) -> WindowGrid:
+    return WindowGrid(phase.height_lat, phase.width_lat, window_lat, params.overlap, params.jitter, params.border, wrap)
 
 
 class PhaseSampler:
@@ -178,7 +180,8 @@ class PhaseSampler:
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
         start = family.start(sampler, p, steps, engine.residual)
         image_conditioning = self._image_conditioning(previous)
-        installed = InstalledEngine(sampler, family, engine, corner, self._watcher(phase, steps))
+        padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
+        installed = InstalledEngine(sampler, family, engine, corner, self._watcher(phase, steps), padding)
         try:
             latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
@@ -188,7 +191,7 @@ class PhaseSampler:
         return latent
 
     def _watcher(self, phase: Phase, steps: int) -> PhaseWatcher:
-        windows = len(window_grid(self.params, phase, self.window_lat)) + phase.dilation**2
+        windows = len(window_grid(self.params, phase, self.window_lat, wraps(self.p))) + phase.dilation**2
         return PhaseWatcher(self.progress, self.hypertile, steps, windows * len(self.p.seeds))
 
     def _engine(
@@ -199,8 +202,9 @@ class PhaseSampler:
             previous, noise, params.weights,
             normalise=params.step_normalised, stochastic=sampler_is_stochastic(self.p, sampler),
         )  # fmt: skip
-        grid = window_grid(params, phase, self.window_lat)
-        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=params.window_batch)
+        wrap = wraps(self.p)
+        grid = window_grid(params, phase, self.window_lat, wrap)
+        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=params.window_batch, wrap=wrap)
         return PhaseEngine(
             residual, fusion, step_starts(solver_name(sampler), steps),
             lambda step: [step_generator(seed, phase.number, step) for seed in seeds],

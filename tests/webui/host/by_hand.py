@@ -73,8 +73,9 @@ class Timesteps:
 class Guided:
     """The fused denoiser with guidance, as a solver calls it."""
 
-    def __init__(self, family: Any, model: Any, engine: PhaseEngine, texts: list[tuple[str, str]]):
+    def __init__(self, family: Any, model: Any, engine: PhaseEngine, texts: list[tuple[str, str]], wrap: bool):
         self.family = family
+        self.wrap = wrap
         self.model = model
         self.engine = engine
         self.texts = torch.stack([model.encode(pair[side]) for side in (0, 1) for pair in texts])
@@ -86,6 +87,8 @@ class Guided:
         into, skip, out = self.family.scalings(t, alpha, sigma)
 
         def predict(patches, rows, views, layout):
+            around = self.wrap and views[0].corner_lat is None
+            self.model.convolution.padding_mode = "circular" if around else "zeros"
             return self.model.network(patches * into, torch.full((len(rows),), t), self.texts[list(rows)])
 
         rows = torch.cat([x, x])
@@ -114,11 +117,12 @@ def draw(
     seeds: list[int],
     texts: Any,
     steps: int,
+    wrap: bool = False,
     **settings: float,
 ) -> Any:
     """Every phase's latent after the base latent, the last one last.
 
-    texts: prompt and negative of each image. settings: of the solver function.
+    texts: prompt and negative of each image. wrap: for a seamless picture. settings: of the solver function.
     """
     window = tuple(base.shape[-2:])
     base_lat, phases = params.phases(window)
@@ -136,18 +140,18 @@ def draw(
             previous, noise, params.weights,
             normalise=params.step_normalised, stochastic=is_stochastic(solver, eta=settings.get("eta", 0.0), churn=settings.get("s_churn", 0.0)),
         )  # fmt: skip
-        grid = WindowGrid(phase.height_lat, phase.width_lat, window, params.overlap, params.jitter, params.border)
-        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=64)
+        grid = WindowGrid(phase.height_lat, phase.width_lat, window, params.overlap, params.jitter, params.border, wrap)
+        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=64, wrap=wrap)
         engine = PhaseEngine(
             residual, fusion, step_starts(solver, steps),
             lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
         )  # fmt: skip
-        guided = Guided(family, model, engine, texts)
+        guided = Guided(family, model, engine, texts, wrap)
         sampling.torch = TorchHijack(SimpleNamespace(rng=SimpleNamespace(next=fresh)))
         return solve(guided, family, residual, solver, steps, settings)
 
     with torch.no_grad():
-        return [latent for _, latent in climb(base, phases, denoise)]
+        return [latent for _, latent in climb(base, phases, denoise, wrap=wrap)]
 
 
 def solve(guided: Guided, family: Any, residual: SkipResidual, solver: str, steps: int, settings: Any) -> torch.Tensor:

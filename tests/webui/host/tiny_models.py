@@ -23,6 +23,17 @@ def scaled_linear_alphas_cumprod() -> torch.Tensor:
     return torch.cumprod(1 - betas, dim=0).float()
 
 
+def convolution(kernel: torch.Tensor) -> torch.nn.Conv2d:
+    """Of a kernel of three by three, zeros beyond the edge until the webui says otherwise."""
+    layer = torch.nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1, bias=False).requires_grad_(False)
+    layer.weight.copy_(kernel)
+    return layer
+
+
+def is_circular(layer: torch.nn.Conv2d) -> bool:
+    return layer.padding_mode == "circular"
+
+
 def text_numbers(text: str) -> list[float]:
     """Four numbers in [-1, 1) that stand for a text's meaning."""
     state = 7
@@ -40,6 +51,8 @@ class Call:
     text: torch.Tensor
     vector: torch.Tensor | None
     concat: torch.Tensor | None
+    circular: bool = False
+    """Whether the model's convolution goes on at the opposite edge."""
 
 
 @dataclass
@@ -115,18 +128,21 @@ class TinyModel:
         self.texture = texture
         self.spread = spread
         self.accent = accent
-        self.model = SimpleNamespace(conditioning_key=conditioning_key)
-        self.first_stage_model = SimpleNamespace(dtype=torch.float32, to=lambda *args: None)
+        self.convolution = convolution(torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(5)) / 6)
+        unet = torch.nn.Sequential(self.convolution)
+        self.model = SimpleNamespace(conditioning_key=conditioning_key, diffusion_model=unet)
+        vae = [convolution(torch.zeros(3, 3, 3, 3))]
+        self.first_stage_model = SimpleNamespace(dtype=torch.float32, to=lambda *args: None, layers=vae)
         self.sd_checkpoint_info = CheckpointInfo(name)
         self.alphas_cumprod = self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.cond_stage_model_empty_prompt = self.encode("")[None]
         if sdxl:
             self.conditioner = Conditioner()
-        self.kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(5)) / 6
         self.hooks = Hooks()
         self.calls = 0
         self.encoded_sizes: list[tuple[int, int]] = []
         self.decoded: list[torch.Tensor] = []
+        self.decoded_circular: list[bool] = []
         self.encoded: list[tuple[str, int | None, int | None]] = []
         self.watch: Callable[[Call], None] = lambda call: None
 
@@ -157,7 +173,7 @@ class TinyModel:
         text = cond["crossattn"] if "crossattn" in cond else torch.cat(cond["c_crossattn"], 1)
         concat = torch.cat(cond["c_concat"], 1) if cond.get("c_concat") else None
         number, self.calls = self.calls, self.calls + 1
-        self.watch(Call(x.clone(), t.clone(), text.clone(), cond.get("vector"), concat))
+        self.watch(Call(x.clone(), t.clone(), text.clone(), cond.get("vector"), concat, is_circular(self.convolution)))
         self.hooks.on_call(number)
         shown = concat if self.model.conditioning_key in ("hybrid", "concat") else None
         return self.hooks.output(number, self.network(x, t, text, cond.get("vector"), shown))
@@ -172,7 +188,7 @@ class TinyModel:
             mean = mean + 0.3 * concat.mean(1, keepdim=True)
         gain = alpha * self.spread**2 / (alpha**2 * self.spread**2 + sigma**2)
         x0 = mean + gain * (x - alpha * mean)
-        x0 = x0 + self.texture * sigma * torch.tanh(F.conv2d(x, self.kernel, padding=1))
+        x0 = x0 + self.texture * sigma * torch.tanh(self.convolution(x))
         eps = (x - alpha * x0) / sigma
         return alpha * eps - sigma * x0 if self.parameterization == "v" else eps
 
@@ -186,6 +202,7 @@ class TinyModel:
 
     def decode_first_stage(self, latent: torch.Tensor) -> torch.Tensor:
         self.decoded.append(latent.clone())
+        self.decoded_circular.append(all(map(is_circular, self.first_stage_model.layers)))
         return self.hooks.decoded(latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2))
 
     def encode_first_stage(self, image: torch.Tensor) -> torch.Tensor:

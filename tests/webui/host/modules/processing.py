@@ -19,6 +19,7 @@ from modules import (
     prompt_parser,
     rng,
     scripts,
+    sd_hijack,
     sd_models,
     sd_samplers,
     shared,
@@ -61,6 +62,7 @@ class StableDiffusionProcessing:
     cfg_scale: float = 7.0
     width: int = 512
     height: int = 512
+    tiling: bool = None
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
     extra_generation_params: dict[str, Any] = None
@@ -312,8 +314,11 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     devices.torch_gc()
     seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
+    if p.tiling is None:
+        p.tiling = opts.tiling
     if p.refiner_checkpoint not in (None, "", "None"):
         p.refiner_checkpoint_info = sd_models.get_closet_checkpoint_match(p.refiner_checkpoint)
+    sd_hijack.model_hijack.apply_circular(p.tiling)
     p.fill_fields_from_opts()
     p.setup_prompts()
     p.all_seeds = [seed + (i if p.subseed_strength == 0 else 0) for i in range(len(p.all_prompts))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import shared
+from modules import sd_hijack, shared
 
 checkpoint_aliases: dict = {}
 _available: dict = {}
@@ -39,6 +39,7 @@ def _install(model) -> None:
     if shared.opts.sd_model_checkpoint is None:
         shared.opts.sd_model_checkpoint = info.short_title
         shared.sd_model = model
+        sd_hijack.model_hijack.hijack(model)
 
 
 def select_checkpoint():
@@ -55,7 +56,9 @@ def reload_model_weights(sd_model=None, info=None, forced_reload=False):
         shared.opts.sd_model_checkpoint = info.short_title
     if (sd_model or shared.sd_model).sd_checkpoint_info != info or forced_reload:
         _loads.append(info.short_title)
+        sd_hijack.model_hijack.undo_hijack(shared.sd_model)
         shared.sd_model = _available[info]
+        sd_hijack.model_hijack.hijack(shared.sd_model)
     return shared.sd_model
 
 

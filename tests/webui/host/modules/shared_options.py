@@ -43,6 +43,7 @@ _DEFAULTS = {
     "sigma_max": 0.0,
     "sigma_min": 0.0,
     "skip_early_cond": 0.0,
+    "tiling": False,
     "uni_pc_lower_order_final": True,
     "uni_pc_order": 3,
     "uni_pc_skip_type": "time_uniform",
