@@ -195,7 +195,9 @@ class Climb:
             keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
             if stop_pressed():
                 raise PhaseInterrupted
-            sampler = PhaseSampler(p, self.params, self.base_lat, self.phases, self.window_lat, self.progress)
+            sampler = PhaseSampler(
+                p, self.params, self.base_lat, self.phases, self.window_lat, self.progress, self._tell
+            )
             for phase, latent in climb(base, self.phases, sampler, wrap=wraps(p)):
                 devices.test_for_nans(latent, "unet")
                 done.append(latent)
@@ -211,6 +213,9 @@ class Climb:
             self._report(len(done) + 1, error)
         return done
 
+    def _tell(self, text: str) -> None:
+        tell(self.p, self.notes, text)
+
     def _report(self, complete: int, error: Exception) -> None:
         """A fault after the base image loses nothing: the last complete phase is delivered, and the fault is named."""
         errors.report("DemoFusion: a phase failed", exc_info=True)
@@ -223,7 +228,7 @@ class Climb:
         total = len(self.phases) + 1
         named = f"{reason} ({message})" if message else reason
         shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
-        tell(self.p, self.notes, f"{named} in phase {complete + 1} of {total}; {shown}")
+        self._tell(f"{named} in phase {complete + 1} of {total}; {shown}")
         self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
 
     def _deliver(self, latents: list[torch.Tensor]) -> Any:
@@ -232,7 +237,7 @@ class Climb:
         method = shared.opts.sd_vae_decode_method
         if method != "Full":
             p.extra_generation_params["VAE Decoder"] = method
-            tell(p, self.notes, f"decoded by {method}, as the webui's settings say")
+            self._tell(f"decoded by {method}, as the webui's settings say")
         for complete in range(len(latents), 0, -1):
             devices.torch_gc()
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from .conditions import CropCorner
 from .denoiser import InstalledEngine
 from .families import family_of, solver_name
 from .hypertile import HyperTile
+from .others import extension_of
 from .progress import Progress
 from .prompts import in_phases
 from .tiling import Convolutions, as_they_are, wraps
@@ -94,19 +95,20 @@ def back_to_base_model(p: Any) -> bool:
     return True
 
 
-def other_sampler(p: Any, used: Sequence[Any]) -> Any:
-    """A sampler that is none of those already used.
+def other_sampler(p: Any, used: Sequence[Any]) -> tuple[Any, bool]:
+    """A sampler that is none of those already used, and whether another extension's had to be passed over for it.
 
     Another extension may have replaced the host's `create_sampler`. What it makes is taken, but one that it returns
     again and again is set up for the base image (Tiled Diffusion's is bound to its tiles): then ours is made as the host
     makes one.
     """
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
-    if any(sampler is one for one in used):
-        config = sd_samplers.find_sampler_config(p.sampler_name)
-        sampler = config.constructor(p.sd_model)
-        sampler.config = config
-    return sampler
+    if not any(sampler is one for one in used):
+        return sampler, False
+    config = sd_samplers.find_sampler_config(p.sampler_name)
+    sampler = config.constructor(p.sd_model)
+    sampler.config = config
+    return sampler, True
 
 
 def window_grid(params: Params, phase: Phase, window_lat: tuple[int, int], wrap: bool) -> WindowGrid:
@@ -124,9 +126,11 @@ class PhaseSampler:
         phases: list[Phase],
         window_lat: tuple[int, int],
         progress: Progress,
+        tell: Callable[[str], None],
     ):
         self.p = p
         self.progress = progress
+        self.tell = tell
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
         self.params = params
@@ -171,8 +175,10 @@ class PhaseSampler:
             seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
         )  # fmt: skip
         noise = p.rng.next().to(previous.dtype)
-        p.sampler = sampler = other_sampler(p, self.used)
+        sampler, passed_over = other_sampler(p, self.used)
+        p.sampler = sampler
         self.used.append(sampler)
+        self._tell_of_others(passed_over)
         family = family_of(sampler)
         engine = self._engine(phase, previous, noise, sampler, steps)
         if p.scripts is not None:
@@ -189,6 +195,16 @@ class PhaseSampler:
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def _tell_of_others(self, sampler_passed_over: bool) -> None:
+        """What other extensions do to the base image that they can't do, or do once more, in the phases."""
+        if sampler_passed_over:
+            self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
+        replaced = vars(self.p.sd_model).get("apply_model")
+        if replaced is not None:
+            self.tell(
+                f"{extension_of(replaced)} takes part in every window of the phases, as it does in the base image"
+            )
 
     def _watcher(self, phase: Phase, steps: int) -> PhaseWatcher:
         windows = len(window_grid(self.params, phase, self.window_lat, wraps(self.p))) + phase.dilation**2

@@ -138,10 +138,20 @@ def test_a_create_sampler_that_returns_one_sampler_again_and_again(host, sampler
     host.sd_samplers.create_sampler = create_sampler
     outcome = host.txt2img({"scale": 3}, **SIZE, sampler_name=sampler)
     assert np.array_equal(outcome.images[0], expected.images[0])
-    assert not outcome.comments
+    assert outcome.comments == "DemoFusion: another extension (test_other_hosts.py) draws in the base image only.\n"
     guided = kept[0].model_wrap_cfg
     assert type(guided.model_wrap).__name__ != "FusedModel"
     assert "forward" not in vars(guided)
+
+
+def test_a_replaced_model_call_is_told_of(host):
+    """Mixture of Diffusers divides whatever has the base image's size into its tiles: our windows as well."""
+    model = host.model
+    original = model.apply_model
+    model.apply_model = lambda *args, **kwargs: original(*args, **kwargs)
+    outcome = host.txt2img({"scale": 2}, **SIZE)
+    assert "another extension (test_other_hosts.py) takes part in every window" in outcome.comments
+    assert "takes part in every window" in outcome.infotext
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
