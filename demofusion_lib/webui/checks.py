@@ -39,14 +39,14 @@ def check_sampler(p: Any, params: Params) -> None:
     if solver not in SOLVERS:
         known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
         raise SettingsError(f"the sampler is {quoted(p.sampler_name)}, allowed: {', '.join(known)}")
-    errors = []
+    mistakes = []
     if degenerate_step(solver, ancestral_eta(p, sampler)):
-        errors.append(SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1"))
+        mistakes.append(SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1"))
     if solver == "unipc" and steps < shared.opts.uni_pc_order:
         order = shared.opts.uni_pc_order
-        errors.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
-    if errors:
-        raise SettingsError.of_all(errors)
+        mistakes.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
+    if mistakes:
+        raise SettingsError.of_all(mistakes)
 
 
 def is_known(config: Any, sd_model: Any) -> bool:

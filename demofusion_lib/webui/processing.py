@@ -121,14 +121,14 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
     check_model(p.sd_model)
-    errors = []
+    mistakes = []
     for check in (lambda: check_sampler(p, settings), lambda: settings.phases(latent_size(p))):
         try:
             planned = check()
         except params.SettingsError as error:
-            errors.append(error)
-    if errors:
-        raise params.SettingsError.of_all(errors)
+            mistakes.append(error)
+    if mistakes:
+        raise params.SettingsError.of_all(mistakes)
     assert planned is not None
     return planned
 

@@ -96,13 +96,20 @@ class Webui:
                 for node in ast.walk(cls)
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_name(node.value, "self")
             )
+        if "Processing" in name:  # some are set while it draws
+            found.update(
+                node.attr
+                for node in ast.walk(self["processing"].functions["process_images_inner"])
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_name(node.value, "p")
+            )
         return found
 
     @cached_property
     def options(self) -> dict[str, ast.expr]:
         """The default of each option."""
         found: dict[str, ast.expr] = {}
-        for node in ast.walk(self["shared_options"].tree):
+        hypertile = self.folder.parent / "extensions-builtin" / "hypertile" / "scripts" / "hypertile_script.py"
+        for node in [*ast.walk(self["shared_options"].tree), *ast.walk(Source(hypertile).tree)]:
             if not isinstance(node, ast.Dict):
                 continue
             for key, value in zip(node.keys, node.values):

@@ -16,7 +16,7 @@ _DEFAULTS = {
     "hypertile_enable_unet": False,
     "hypertile_max_depth_unet": 3,
     "hypertile_max_tile_unet": 256,
-    "hypertile_swap_size_unet": 1,
+    "hypertile_swap_size_unet": 3,
     "live_previews_enable": True,
     "no_dpmpp_sde_batch_determinism": False,
     "pad_cond_uncond": False,
