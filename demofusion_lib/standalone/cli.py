@@ -122,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = choose_device(args.device)
         if device.type == "cpu":
             keep_freed_memory()
-        model = load_model(args.model, device, choose_dtype(args.dtype, device))
+        model = load_model(
+            args.model, device, choose_dtype(args.dtype, device),
+            variant=args.variant, config=args.config, prediction=args.prediction_type,
+        )  # fmt: skip
         drawing = Drawing(model, order_of(args, model))
     except (UserError, SettingsError) as error:
         parser.error(str(error).removeprefix("DemoFusion: "))

@@ -20,9 +20,9 @@ from ..core import (
     step_starts,
 )
 from ..params import LATENT_PX, Params
-from .guidance import Guided, Progress, SizeTold
+from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
-from .prompts import encode
+from .prompts import encode, encode_negative
 from .samplers import AUTOMATIC, Sampler, Schedule, Solver, find_sampler
 
 PHASE_NOISE, SAMPLER_NOISE = -1, -2  # beside the steps 0, 1, 2, ... in `step_generator`
@@ -93,7 +93,7 @@ class Drawing:
     def phases(self) -> Iterator[Finished]:
         """The base image's latent, and each phase's as soon as it is finished."""
         self.cond = encode(self.model, self.order.prompts)
-        self.uncond = encode(self.model, [self.order.negative] * len(self.order.prompts))
+        self.uncond = encode_negative(self.model, [self.order.negative] * len(self.order.prompts))
         base = self._base()
         yield base
         begun = perf_counter()
@@ -161,7 +161,7 @@ class Drawing:
 
     def planned_rows(self) -> int:
         """About how many rows the network will evaluate: the paths of no weight and a sampler's odd steps left aside."""
-        rows = len(self.order.prompts) * (1 if self.order.guidance == 1 else 2)
+        rows = len(self.order.prompts) * passes(self.model, self.order.guidance)
         stages = sum_of_stages(self.sampler, self.phase_steps)
         windows = sum(len(self._grid(phase)) + phase.dilation**2 for phase in self.climb)
         return rows * (sum_of_stages(self.sampler, self.order.steps) + windows * stages)

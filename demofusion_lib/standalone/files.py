@@ -18,8 +18,7 @@ def decode(model: Model, latent: torch.Tensor) -> list[Image.Image]:
     """`latent (batch, 4, height, width)`, one image at a time: the decoder takes more memory than anything else."""
     images = []
     for one in latent:
-        z = one[None].to(model.vae.dtype) / model.vae.config.scaling_factor
-        pixels = model.vae.decode(z, return_dict=False)[0][0].float().add(1).div(2).clamp(0, 1)
+        pixels = model.vae.decode(model.unscaled(one[None]), return_dict=False)[0][0].float().add(1).div(2).clamp(0, 1)
         if not torch.isfinite(pixels).all():
             raise ValueError("the decoded picture holds NaNs")
         images.append(Image.fromarray((255 * pixels.permute(1, 2, 0).cpu().numpy()).round().astype(np.uint8)))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..params import LATENT_PX, SETTINGS, Params, Setting, SettingsError
+from .configs import FAMILIES
 from .models import DTYPES
 from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS
 from .toy import TOY
+from .training import AUTO, PREDICTIONS
 
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
@@ -72,6 +74,22 @@ def parser() -> Parser:
     made.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
     made.add_argument(
         "--model", default=TOY, help="toy, a diffusers folder or hub name, or a .safetensors file (%(default)s)"
+    )
+    made.add_argument(
+        "--variant",
+        default="",
+        help="of a folder's weight files, fp16 say (the plain ones, or the only ones there are)",
+    )
+    made.add_argument(
+        "--config",
+        default="",
+        help=f"of a .safetensors file: {', '.join(FAMILIES)} or a diffusers folder (what it holds)",
+    )
+    made.add_argument(
+        "--prediction-type",
+        choices=(AUTO, *PREDICTIONS),
+        default=AUTO,
+        help="what the UNet answers (what the model says)",
     )
     side = number(int, 64, 16384, LATENT_PX)
     made.add_argument("--width", type=side, help="of the base image in pixels (the model's native size)")

@@ -23,17 +23,19 @@ class SigmaForm:
     """`x = x0 + sigma * noise`, the answer is the denoised: k-diffusion's contract."""
 
     sigma: float
-    v_prediction: bool
+    prediction: str
 
     @property
     def skip(self) -> float:
-        return 1 / (self.sigma**2 + 1) if self.v_prediction else 1.0
+        return {"epsilon": 1.0, "v_prediction": 1 / (self.sigma**2 + 1), "sample": 0.0}[self.prediction]
 
     def network_input(self, x: torch.Tensor) -> torch.Tensor:
         return x.div(math.sqrt(self.sigma**2 + 1))
 
     def answer(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        if self.v_prediction:
+        if self.prediction == "sample":
+            return output
+        if self.prediction == "v_prediction":
             return x.mul(self.skip).sub(output, alpha=self.sigma / math.sqrt(self.sigma**2 + 1))
         return x.sub(output, alpha=self.sigma)
 
@@ -44,17 +46,19 @@ class EpsForm:
 
     alpha: float
     sigma: float
-    v_prediction: bool
+    prediction: str
 
     @property
     def skip(self) -> float:
-        return self.sigma if self.v_prediction else 0.0
+        return {"epsilon": 0.0, "v_prediction": self.sigma, "sample": 1 / self.sigma}[self.prediction]
 
     def network_input(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
     def answer(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        return output.mul(self.alpha).add(x, alpha=self.sigma) if self.v_prediction else output
+        if self.prediction == "sample":
+            return x.sub(output, alpha=self.alpha).div(self.sigma)
+        return output.mul(self.alpha).add(x, alpha=self.sigma) if self.prediction == "v_prediction" else output
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,26 @@ class SizeTold:
     target_px: tuple[int, int]
 
 
+def passes(model: Model, guidance: float) -> int:
+    """How many rows each image takes: cond and uncond, or cond alone where guidance is 1 or the UNet is told it."""
+    return 1 if guidance == 1 or model.guidance_width else 2
+
+
+def guidance_embedding(guidance: float, width: int) -> torch.Tensor:
+    """What a UNet distilled under guidance is told of it, `(1, width)`: sines, then cosines, of the scale less 1.
+
+    As a timestep's, of a thousandfold value (latent consistency models, arXiv 2310.04378).
+    """
+    half = width // 2
+    rates = torch.arange(half).mul(-math.log(10000) / (half - 1)).exp()
+    angles = rates.mul(1000 * (guidance - 1))
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
+
+
 class Guided:
     """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
 
-    cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out.
+    cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out; so does a UNet that is told it.
     """
 
     def __init__(
@@ -77,7 +97,8 @@ class Guided:
     ):  # fmt: skip
         self.model = model
         self.guidance = guidance
-        self.encoded = Encoded.joined([cond, uncond]) if guidance != 1 else cond
+        self.passes = passes(model, guidance)
+        self.encoded = Encoded.joined([cond, uncond]) if self.passes == 2 else cond
         self.told = told
         self.engine = engine
         self.progress = progress
@@ -86,8 +107,7 @@ class Guided:
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, t: float, form: SigmaForm | EpsForm) -> torch.Tensor:
         """`x (batch, 4, height, width)`; the answer in the form's own terms."""
-        repeats = 1 if self.guidance == 1 else 2
-        rows = torch.cat([x] * repeats)
+        rows = torch.cat([x] * self.passes)
 
         def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
             return form.answer(patches, self._network(form.network_input(patches), t, rows, views))
@@ -95,21 +115,25 @@ class Guided:
         if self.engine is None:
             output = predict(rows, range(len(rows)), (), Layout([], (0, 0, 0, 0)))
         else:
-            output = self.engine.fusion(rows, list(range(len(x))) * repeats, t, form.skip, predict)
-        if repeats == 1:
+            output = self.engine.fusion(rows, list(range(len(x))) * self.passes, t, form.skip, predict)
+        if self.passes == 1:
             return output
         cond, uncond = output.chunk(2)
         return uncond + self.guidance * (cond - uncond)
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int], views: Sequence[View]) -> torch.Tensor:
         model, chosen = self.model, list(rows)
+        context, readable = self.encoded.rows(chosen)
         added: dict[str, Any] = {}
+        told: torch.Tensor | None = None
+        if model.guidance_width:
+            told = guidance_embedding(self.guidance, model.guidance_width).to(x.device, model.dtype).expand(len(x), -1)
         if self.encoded.pooled is not None:
             added = {"text_embeds": self.encoded.pooled[chosen], "time_ids": self._time_ids(len(chosen), views, x)}
         times = torch.full((len(x),), t, device=x.device)
         output = model.unet(
-            x.to(model.dtype), times, encoder_hidden_states=self.encoded.context[chosen],
-            added_cond_kwargs=added or None, return_dict=False,
+            x.to(model.dtype), times, encoder_hidden_states=context, encoder_attention_mask=readable,
+            timestep_cond=told, added_cond_kwargs=added or None, return_dict=False,
         )[0]  # fmt: skip
         self.evaluations += len(x)
         self.progress(len(x))

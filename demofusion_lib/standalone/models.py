@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
-from ..params import LATENT_PX
+from ..params import LATENT_PX, quoted
 from .errors import UserError
-from .toy import TOY, TOY_FILE, suit_cpu, toy_configs
+from .errors import first_line as first_line
+from .loading import ALLOWED, Source, load_pipeline
+from .training import AUTO, prediction_of
 
+LATENT_CHANNELS = 4
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -22,7 +25,8 @@ class Model:
     """A diffusers model, and what the engine must know of it.
 
     text: pairs of tokenizer and encoder, one for SD, two for SDXL.
-    alphas_cumprod: the training schedule, float64 `(1000,)`.
+    alphas_cumprod: the training schedule, float64 `(1000,)`. prediction: what the UNet answers, of PREDICTIONS.
+    zero_empty: whether an empty negative prompt is zeros instead of its encoding.
     """
 
     name: str
@@ -30,13 +34,27 @@ class Model:
     vae: Any
     text: tuple[tuple[Any, Any], ...]
     alphas_cumprod: torch.Tensor
-    v_prediction: bool
+    prediction: str
     is_sdxl: bool
-    clip_skip: int = 0
+    zero_empty: bool = False
 
     @property
     def native_px(self) -> int:
         return int(self.unet.config.sample_size) * LATENT_PX
+
+    @property
+    def guidance_width(self) -> int | None:
+        """Of the embedding in which a UNet distilled under guidance (LCM) is told its scale; others aren't told."""
+        return getattr(self.unet.config, "time_cond_proj_dim", None)
+
+    def unscaled(self, latent: torch.Tensor) -> torch.Tensor:
+        """`latent (batch, 4, height, width)` in the VAE's own scale and dtype: what its decoder takes."""
+        config, latent = self.vae.config, latent.to(self.vae.dtype)
+        mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or deviation is None:
+            return latent / config.scaling_factor
+        mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (mean, deviation))
+        return latent * deviation / config.scaling_factor + mean
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +74,7 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device is {name!r}, which torch can't use here ({first_line(error)})") from error
+        raise UserError(f"device is {quoted(name)}, which torch can't use here ({first_line(error)})") from error
     return torch.device(name)
 
 
@@ -67,17 +85,24 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Model:
-    """Raises UserError for a model that can't be found or that isn't one of SD 1.x, SD 2.x and SDXL."""
-    with quiet():
-        pipeline = _pipeline(name, dtype)
-    if type(pipeline).__name__ not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
-        raise UserError(f"model {name!r} is a {type(pipeline).__name__}, allowed: SD 1.x, SD 2.x and SDXL")
-    if pipeline.unet.config.in_channels != 4:
-        raise UserError(f"model {name!r} takes {pipeline.unet.config.in_channels} channels, allowed: 4 (no inpainting)")
-    pipeline.to(device)
-    if name == TOY and device.type == "cpu":
-        suit_cpu(pipeline)
+def load_model(
+    name: str, device: torch.device, dtype: torch.dtype, *, variant: str = "", config: str = "", prediction: str = AUTO
+) -> Model:
+    """variant: of a folder's weights. config: a single file's own. prediction: one of PREDICTIONS instead of what the model says.
+
+    Raises UserError for a model that can't be found or that isn't one of SD 1.x, SD 2.x and SDXL.
+    """
+    source = Source(name, variant, config, prediction)
+    source.check()
+    try:
+        with quiet():
+            pipeline = load_pipeline(source, device, dtype)
+        check_parts(pipeline)
+    except UserError as error:
+        raise UserError(f"model is {quoted(name)}, which {error}") from error
+    except Exception as error:  # strangers' files make the libraries raise whatever they please
+        reason = f"model is {quoted(name)}, which can't be loaded ({first_line(error)})"
+        raise UserError(f"{reason}, allowed: {ALLOWED}") from error
     text = [(pipeline.tokenizer, pipeline.text_encoder)]
     is_sdxl = hasattr(pipeline, "text_encoder_2")
     if is_sdxl:
@@ -85,59 +110,26 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Model:
     if is_sdxl and dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(dtype=torch.float32)  # SDXL's first VAE overflows in half precision
     return Model(
-        Path(name).stem if name.endswith(".safetensors") else name.rstrip("/\\").replace("\\", "/").split("/")[-1],
+        Path(name).stem if source.is_file else name.rstrip("/\\").replace("\\", "/").split("/")[-1],
         pipeline.unet.eval(),
         pipeline.vae.eval(),
         tuple((tokenizer, encoder) for tokenizer, encoder in text if encoder is not None),
-        pipeline.scheduler.alphas_cumprod.double().cpu(),
-        pipeline.scheduler.config.prediction_type == "v_prediction",
+        pipeline.scheduler.alphas_cumprod.cpu().double(),
+        prediction_of(pipeline.scheduler) if prediction == AUTO else prediction,
         is_sdxl,
+        is_sdxl and pipeline.config.force_zeros_for_empty_prompt,
     )
 
 
-def _pipeline(name: str, dtype: torch.dtype) -> Any:
-    import diffusers
-    from safetensors import SafetensorError
-
-    extra: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
-    none = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
-    path = Path(name)
-    try:
-        if name == TOY:
-            with toy_configs() as configs:
-                return diffusers.StableDiffusionPipeline.from_single_file(
-                    str(TOY_FILE), config=str(configs), local_files_only=True, **extra, **none
-                )
-        if name.endswith(".safetensors"):
-            if not path.is_file():
-                raise UserError(f"model is {name!r}, which is no file")
-            return _single_file(diffusers, str(path), extra, none)
-        return diffusers.DiffusionPipeline.from_pretrained(name, **extra, **(none if not _is_xl(path) else {}))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        allowed = f"{TOY}, a diffusers folder or hub name, a .safetensors file"
-        raise UserError(
-            f"model is {name!r}, which can't be loaded ({first_line(error)}), allowed: {allowed}"
-        ) from error
-
-
-def _single_file(diffusers: Any, path: str, extra: dict[str, Any], none: dict[str, Any]) -> Any:
-    """SDXL is told from SD by its second text encoder."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-    is_sdxl = any(name.startswith("conditioner.embedders.1.") for name in names)
-    if is_sdxl:
-        return diffusers.StableDiffusionXLPipeline.from_single_file(path, **extra)
-    return diffusers.StableDiffusionPipeline.from_single_file(path, **extra, **none)
-
-
-def _is_xl(folder: Path) -> bool:
-    return (folder / "text_encoder_2").exists()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def check_parts(pipeline: Any) -> None:
+    """Raises UserError, in words that go on behind the model's name, for a UNet or VAE that draws otherwise."""
+    channels = pipeline.unet.config.in_channels
+    if channels != LATENT_CHANNELS:
+        raise UserError(f"takes {channels} channels, supported: {LATENT_CHANNELS} (no inpainting)")
+    cell, channels = pipeline.vae_scale_factor, pipeline.vae.config.latent_channels
+    if (cell, channels) != (LATENT_PX, LATENT_CHANNELS):
+        supported = f"{LATENT_PX} px and {LATENT_CHANNELS}"
+        raise UserError(f"has a VAE of {cell} px to a cell and {channels} channels, supported: {supported}")
 
 
 @contextlib.contextmanager

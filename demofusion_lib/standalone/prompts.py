@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from .models import Model
 
@@ -15,40 +16,69 @@ CHUNK = 75
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row a prompt: `context (rows, tokens, width)`, and SDXL's `pooled (rows, width)`."""
+    """One row a prompt: `context (rows, tokens, width)`, and SDXL's `pooled (rows, width)`.
+
+    lengths: how many of its tokens each row has; behind them it is filled up to the longest.
+    """
 
     context: torch.Tensor
     pooled: torch.Tensor | None
+    lengths: tuple[int, ...]
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        longest = max(part.context.shape[1] for part in parts)
+        context = torch.cat([pad(part.context, (0, 0, 0, longest - part.context.shape[1])) for part in parts])
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return cls(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
+        lengths = tuple(length for part in parts for length in part.lengths)
+        return cls(context, torch.cat(pooled) if pooled else None, lengths)
+
+    def rows(self, chosen: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """These rows' context, and which of its tokens the network may look at `(rows, tokens)`; None for all.
+
+        So each prompt is read as if it were alone, which is what the webui does with a prompt and a negative of
+        different lengths: it evaluates them apart.
+        """
+        lengths = [self.lengths[row] for row in chosen]
+        context = self.context[list(chosen), : max(lengths)]
+        if min(lengths) == max(lengths):
+            return context, None
+        places = torch.arange(max(lengths), device=context.device)
+        return context, places < torch.tensor(lengths, device=context.device)[:, None]
 
 
 def encode(model: Model, prompts: Sequence[str]) -> Encoded:
-    """All prompts get as many chunks as the longest needs."""
-    tokens = [_tokens(tokenizer, prompts) for tokenizer, _ in model.text]
-    chunks = max(max(1, -(-len(row) // CHUNK)) for rows in tokens for row in rows)
+    """Each prompt in as many chunks as it needs, whatever the others need."""
+    encoded = {prompt: _encode(model, prompt) for prompt in dict.fromkeys(prompts)}
+    return Encoded.joined([encoded[prompt] for prompt in prompts])
+
+
+def encode_negative(model: Model, prompts: Sequence[str]) -> Encoded:
+    """SDXL was trained with zeros in the place of a text that was left out, not with the encoding of an empty one."""
+    encoded = encode(model, prompts)
+    if model.zero_empty and encoded.pooled is not None:
+        for row in (row for row, prompt in enumerate(prompts) if not prompt):
+            encoded.context[row], encoded.pooled[row] = 0, 0
+    return encoded
+
+
+def _encode(model: Model, prompt: str) -> Encoded:
+    tokens = [tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids for tokenizer, _ in model.text]
+    chunks = max(1, *(-(-len(ids) // CHUNK) for ids in tokens))
     contexts, pooled = [], torch.empty(0)
-    for (tokenizer, encoder), rows in zip(model.text, tokens):
-        outputs = [_encode_chunk(tokenizer, encoder, rows, i, model.is_sdxl) for i in range(chunks)]
-        contexts.append(torch.cat([context for context, _ in outputs], 1))
-        pooled = outputs[0][1]
-    return Encoded(torch.cat(contexts, -1).to(model.dtype), pooled.to(model.dtype) if model.is_sdxl else None)
+    for (tokenizer, encoder), ids in zip(model.text, tokens):
+        output = encoder(
+            torch.tensor(_chunked(tokenizer, ids, chunks), device=encoder.device), output_hidden_states=True
+        )
+        # SDXL reads the layer before the last, SD the last; SDXL's second encoder also gives the first chunk's pooled text
+        contexts.append((output.hidden_states[-2] if model.is_sdxl else output[0]).flatten(0, 1)[None])
+        pooled = output[0][:1]
+    context = torch.cat(contexts, -1).to(model.dtype)
+    return Encoded(context, pooled.to(model.dtype) if model.is_sdxl else None, (context.shape[1],))
 
 
-def _tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    return [tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids for prompt in prompts]
-
-
-def _encode_chunk(
-    tokenizer: Any, encoder: Any, rows: list[list[int]], chunk: int, is_sdxl: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    start, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    parts = [row[chunk * CHUNK : (chunk + 1) * CHUNK] for row in rows]
-    ids = [[start, *part, end, *[pad] * (CHUNK - len(part))] for part in parts]
-    output = encoder(torch.tensor(ids, device=encoder.device), output_hidden_states=True)
-    # SDXL reads the layer before the last, SD the last; SDXL's second encoder also gives the pooled text
-    context = output.hidden_states[-2] if is_sdxl else output[0]
-    return context, output[0]
+def _chunked(tokenizer: Any, ids: list[int], chunks: int) -> list[list[int]]:
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    fill = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    parts = [ids[i * CHUNK : (i + 1) * CHUNK] for i in range(chunks)]
+    return [[start, *part, end, *[fill] * (CHUNK - len(part))] for part in parts]

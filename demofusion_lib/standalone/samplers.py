@@ -150,14 +150,14 @@ class Solver:
         return self._timesteps(guided, x) if self.sampler.is_timestep else self._sigmas(guided, x, seeds)
 
     def _sigmas(self, guided: Guided, x: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        v_prediction, schedule = guided.model.v_prediction, self.schedule
+        prediction, schedule = guided.model.prediction, self.schedule
 
         def denoise(x: torch.Tensor, sigmas: torch.Tensor, **extra: Any) -> torch.Tensor:
             sigma = float(sigmas.flatten()[0])
             t = schedule.t(sigma)
             if guided.engine is not None:
                 guided.engine.before(x, t, 1.0, sigma)
-            return guided(x, t, SigmaForm(sigma, v_prediction))
+            return guided(x, t, SigmaForm(sigma, prediction))
 
         function = getattr(sampling, self.sampler.solver)
         takes = inspect.signature(function).parameters
@@ -188,7 +188,7 @@ class Solver:
             alpha, sigma = self.schedule.alpha_sigma(t)
             if guided.engine is not None:
                 guided.engine.before(x, float(t), alpha, sigma)
-            eps = guided(x, float(t), EpsForm(alpha, sigma, guided.model.v_prediction))
+            eps = guided(x, float(t), EpsForm(alpha, sigma, guided.model.prediction))
             x = self.diffusers.step(eps, t, x).prev_sample
         return x
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +39,6 @@ def write_text_encoder(folder: Path) -> None:
     write_tokenizer(folder)
     config = json.loads(CONFIG_FILE.read_text(encoding="utf-8"))["text_encoder"]
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def toy_configs() -> Iterator[Path]:
-    """A diffusers folder without weights, for as long as loading takes."""
-    names = {"scheduler": "scheduler_config.json"}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part, config in json.loads(CONFIG_FILE.read_text(encoding="utf-8")).items():
-            file = folder / "model_index.json" if part == "pipeline" else folder / part / names.get(part, "config.json")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(config), encoding="utf-8")
-        write_tokenizer(folder / "tokenizer")
-        yield folder
 
 
 def suit_cpu(pipeline: Any) -> None:

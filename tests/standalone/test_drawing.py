@@ -99,7 +99,7 @@ def test_a_v_model_and_its_epsilon_twin_draw_the_same(models: dict[str, Model]) 
     assert isinstance(model.unet, UNet2DConditionModel)
     for sampler in ("Euler", "DDIM"):
         wanted = replace(order(sampler, blur=0.0), guidance=3.0)
-        twin = replace(model, unet=AsV(), v_prediction=True)
+        twin = replace(model, unet=AsV(), prediction="v_prediction")
         assert error(draw(twin, wanted)[-1].latent, draw(model, wanted)[-1].latent) < 1e-3
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler, LMSDiscreteScheduler
+from PIL import Image
 
 from demofusion_lib.core import step_generator
 from demofusion_lib.params import Params
 from demofusion_lib.standalone.drawing import PHASE_NOISE, Drawing, Order
 from demofusion_lib.standalone.errors import UserError
+from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.models import Model, choose_device, choose_dtype, load_model
 from demofusion_lib.standalone.prompts import encode
-from demofusion_lib.standalone.toy import TOY_FILE, toy_configs
 
 from .conftest import CPU
 
@@ -33,15 +35,16 @@ def base(model: Model, wanted: Order) -> torch.Tensor:
     return next(iter(Drawing(model, wanted).phases())).latent
 
 
-def theirs(folder: Path, wanted: Order, scheduler: object = None) -> torch.Tensor:
+def theirs(folder: Path, wanted: Order, scheduler: object = None, output: str = "latent") -> torch.Tensor:
+    """What diffusers' own pipeline draws; an empty negative is none."""
     pipeline = DiffusionPipeline.from_pretrained(str(folder))
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")  # type: ignore[attr-defined]
     noise = torch.randn(4, 8, 8, generator=step_generator(wanted.seeds[0], 1, PHASE_NOISE))[None]
     return pipeline(
-        wanted.prompts[0], negative_prompt=wanted.negative, height=wanted.height_px, width=wanted.width_px,
-        num_inference_steps=wanted.steps, guidance_scale=wanted.guidance, latents=noise, output_type="latent",
+        wanted.prompts[0], negative_prompt=wanted.negative or None, height=wanted.height_px, width=wanted.width_px,
+        num_inference_steps=wanted.steps, guidance_scale=wanted.guidance, latents=noise, output_type=output,
     ).images  # fmt: skip
 
 
@@ -67,6 +70,53 @@ def test_k_diffusion_draws_what_diffusers_draws(
     assert error(base(models[name], wanted), theirs(folders[name], wanted, scheduler)) < 5e-3
 
 
+def test_an_empty_negative_of_sdxl_is_what_diffusers_takes_for_it(folders: dict[str, Path]) -> None:
+    """Zeros, where the model was trained so; 0.1 away is what its encoding would draw."""
+    model = load_model(str(folders["sdxl-zeros"]), CPU, torch.float32)
+    wanted = order(negative="")
+    drawn, right = base(model, wanted), theirs(folders["sdxl-zeros"], wanted)
+    assert error(drawn, right) < 1e-5
+    assert error(base(replace(model, zero_empty=False), wanted), right) > 1e-2
+    assert error(base(model, order()), theirs(folders["sdxl-zeros"], order())) < 1e-5
+
+
+@pytest.mark.parametrize(("sampler", "scheduler"), [("DDIM", None), ("Euler", EulerDiscreteScheduler)])
+def test_a_network_that_answers_the_picture_itself(
+    sampler: str, scheduler: type | None, folders: dict[str, Path]
+) -> None:
+    """`prediction_type: sample`; and the flag, on a folder that says otherwise."""
+    wanted = order(sampler)
+    right = theirs(folders["sd-sample"], wanted, scheduler)
+    assert error(base(load_model(str(folders["sd-sample"]), CPU, torch.float32), wanted), right) < 5e-3
+    told = load_model(str(folders["sd-sample"]), CPU, torch.float32, prediction="epsilon")
+    assert told.prediction == "epsilon" and error(base(told, wanted), right) > 0.1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_a_distilled_network_is_told_the_guidance(guidance: float, folders: dict[str, Path]) -> None:
+    """`time_cond_proj_dim`, LCM's: one row an image, the negative left aside, the scale in an embedding."""
+    model = load_model(str(folders["lcm"]), CPU, torch.float32)
+    wanted = order(guidance=guidance)
+    assert error(base(model, wanted), theirs(folders["lcm"], wanted)) < 1e-4
+    drawing = Drawing(model, wanted)
+    assert next(iter(drawing.phases())).evaluations == drawing.planned_rows() == wanted.steps
+    assert error(base(model, order(guidance=2.0)), base(model, order(guidance=7.0))) > 1e-3
+
+
+def test_a_vae_with_a_mean_and_deviation_of_its_latents(folders: dict[str, Path]) -> None:
+    wanted = order()
+    model = load_model(str(folders["sdxl-zeros"]), CPU, torch.float32)
+    drawn, right = decode(model, base(model, wanted))[0], theirs(folders["sdxl-zeros"], wanted, output="pil")[0]
+    assert difference(drawn, right) <= 1
+    plain = dict(model.vae.config, latents_mean=None)
+    model.vae.register_to_config(**plain)
+    assert difference(decode(model, base(model, wanted))[0], right) > 5
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
+
+
 def test_sizes_and_prompts_reach_the_model(models: dict[str, Model]) -> None:
     """The comparisons above could not fail if the models did not listen."""
     for name, model in models.items():
@@ -82,35 +132,6 @@ def test_long_prompts_go_on_in_further_chunks(models: dict[str, Model]) -> None:
         assert short.context.shape[1] == 77 and long.context.shape[1] == 2 * 77
         assert torch.allclose(long.context[0, :77], short.context[0], atol=1e-5)
         assert error(encode(model, [f"{words} a blue disc"]).context[0, 77:], long.context[0, 77:]) > 1e-3
-
-
-def test_one_file_is_read_with_the_configs_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy's file is in SD 1's layout; with its own configs in the place of SD 1.5's, it is the toy."""
-    folder = tmp_path / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    with toy_configs() as configs:
-        shutil.copytree(configs, folder / "snapshots" / ("0" * 40))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    shutil.copy(TOY_FILE, tmp_path / "one file.safetensors")
-    model = load_model(str(tmp_path / "one file.safetensors"), CPU, torch.float32)
-    assert model.name == "one file" and not model.is_sdxl
-    wanted = order(steps=3)
-    assert error(base(model, wanted), base(load_model("toy", CPU, torch.float32), wanted)) < 1e-4
-
-
-def test_unusable_models_are_refused(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.safetensors"
-    for name, words in (
-        (str(tmp_path / "none"), "which can't be loaded"),
-        (str(empty), "which is no file"),
-    ):
-        with pytest.raises(UserError, match=words):
-            load_model(name, CPU, torch.float32)
-    empty.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="which can't be loaded"):
-        load_model(str(empty), CPU, torch.float32)
 
 
 def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
