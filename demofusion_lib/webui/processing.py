@@ -139,11 +139,8 @@ def tell_plan(p: Any, settings: Params, base_lat: tuple[int, int], notes: list[s
     if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):
         tell(p, notes, f"the webui draws {size_text(*drawn)} for a base image of {p.width}x{p.height} px")
     if base_lat != drawn:
-        tell(
-            p,
-            notes,
-            f"the base image is cropped from {size_text(*drawn)} to {size_text(*base_lat)}, the target's shape",
-        )
+        sizes = f"from {size_text(*drawn)} to {size_text(*base_lat)}"
+        tell(p, notes, f"the base image is cropped {sizes}, the target's shape")
     rounding = settings.rounding(drawn)
     if rounding:
         tell(p, notes, rounding)
@@ -251,12 +248,8 @@ class Climb:
             height, width = decoded[0].shape[-2:]
             held = too_large((width, height))
             if held:
-                limit = LIMITS_PX[held]
-                tell(
-                    p,
-                    self.notes,
-                    f"{held} holds {limit} px a side at most: this picture of {width}x{height} px is a PNG",
-                )
+                picture = f"this picture of {width}x{height} px is a PNG"
+                self._tell(f"{held} holds {LIMITS_PX[held]} px a side at most: {picture}")
             return decoded
         raise AssertionError("there is always a base latent")
 
