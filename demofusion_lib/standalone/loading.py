@@ -92,9 +92,11 @@ def _single_file(source: Source, device: torch.device, dtype: torch.dtype) -> An
         except UserError:
             raise
         except Exception as error:  # a tensor of another shape, mostly
+            kind = quoted(source.config) if source.config else FAMILIES[family]
+            lacks = isinstance(error, NotImplementedError)  # what newer diffusers find left on the meta device
+            reason = "it lacks some of the tensors" if lacks else first_line(error)
             raise UserError(
-                f"can't be read as {quoted(source.config) if source.config else FAMILIES[family]} ({first_line(error)}), allowed: --config with a "
-                "diffusers folder of its own configs"
+                f"can't be read as {kind} ({reason}), allowed: --config with a diffusers folder of its own configs"
             ) from error
     check_size(shapes, pipeline.unet.state_dict())
     check_complete(pipeline)
@@ -237,12 +239,9 @@ def _hub_model(source: Source) -> Path:
     name, parts = check_index(index), _weighted(index)
 
     def fetch(local: bool) -> Path:
-        folder = getattr(diffusers, name).download(
-            source.name, variant=source.variant or None, use_safetensors=None if reads_bin_safely() else True,
-            local_files_only=local, **_unused(name),
-        )  # fmt: skip
-        choose_weights(Path(folder), parts, source.variant)
-        return Path(folder)
+        folder = _hub_configs(source.name, True) if local else _download(name, source)
+        choose_weights(folder, parts, source.variant)
+        return folder
 
     try:
         return cached_or_fetched(fetch)
@@ -251,7 +250,16 @@ def _hub_model(source: Source) -> Path:
         raise UserError(f"can't be fetched from the hub ({first_line(error)}){hint}") from error
 
 
+def _download(name: str, source: Source) -> Path:
+    formats = None if reads_bin_safely() else True
+    pipeline = getattr(diffusers, name)
+    return Path(
+        pipeline.download(source.name, variant=source.variant or None, use_safetensors=formats, **_unused(name))
+    )
+
+
 def _hub_configs(name: str, local: bool) -> Path:
+    """The folder in the hub's cache, where at least the configs lie."""
     from huggingface_hub import snapshot_download
 
     patterns = ["model_index.json", "*/*.json", "*/*.txt"]

@@ -20,6 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from demofusion_lib.standalone import cli
 from demofusion_lib.standalone.models import Model, load_model
 from demofusion_lib.standalone.toy import write_tokenizer
 
@@ -147,3 +148,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     yield  # type: ignore[misc]
     assert not tried
+
+
+@pytest.fixture
+def run(tmp_path: Path, folders: dict[str, Path]) -> Callable[..., int]:
+    """Runs the command in this process, on the tiny model."""
+
+    def command(*flags: str, prompt: str = "a red disc") -> int:
+        model, out = str(folders["sd"]), str(tmp_path / "out")
+        given = ["--model", model, "--sampling-steps", "3", "--out", out, "--device", "cpu"]
+        return cli.main([prompt, *given, *flags])
+
+    return command

@@ -70,7 +70,7 @@ def save_single_file(pipeline: Any, path: Path, family: str, **extra: torch.Tens
     tensors = {"model.diffusion_model.": unet_tensors(pipeline.unet), "first_stage_model.": vae_tensors(pipeline.vae)}
     for part, prefix in prefixes.items():
         encoder = getattr(pipeline, part)
-        tensors[prefix] = open_clip_tensors(encoder) if prefix.endswith("model.") else dict(encoder.state_dict())
+        tensors[prefix] = open_clip_tensors(encoder) if prefix.endswith("model.") else text_state(encoder)
     joined = {prefix + name: tensor.contiguous() for prefix, part in tensors.items() for name, tensor in part.items()}
     save_file({**joined, **extra}, str(path))
     return path
@@ -132,8 +132,14 @@ def vae_tensors(vae: Any) -> Tensors:
     return tensors
 
 
+def text_state(encoder: Any) -> Tensors:
+    """By the names of before transformers 5, which dropped the first word of a model without projection."""
+    names = {name: name if name.startswith("text_") else f"text_model.{name}" for name in encoder.state_dict()}
+    return {names[name]: tensor for name, tensor in encoder.state_dict().items()}
+
+
 def open_clip_tensors(encoder: Any) -> Tensors:
-    state = dict(encoder.state_dict())
+    state = text_state(encoder)
     tensors = {old: state.pop(new) for new, old in OPEN_CLIP_TOP.items()}
     if "text_projection.weight" in state:
         tensors["text_projection"] = state.pop("text_projection.weight").T

@@ -12,6 +12,7 @@ from demofusion_lib.core import statistics, upsample, with_statistics
 from demofusion_lib.params import Params, SettingsError
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
+from demofusion_lib.standalone.guidance import EpsForm, SigmaForm
 from demofusion_lib.standalone.models import Model
 from demofusion_lib.standalone.samplers import SAMPLERS, Schedule, find_sampler
 
@@ -79,28 +80,37 @@ def test_sizes_phases_and_plans(models: dict[str, Model]) -> None:
         Drawing(models["sd"], order(target_width=32))
 
 
-def test_a_v_model_and_its_epsilon_twin_draw_the_same(models: dict[str, Model]) -> None:
-    """One network, its answer given as epsilon and as v. Without blur: under it the network's output is what is kept."""
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_a_model_and_its_epsilon_twin_draw_the_same(sampler: str, prediction: str, models: dict[str, Model]) -> None:
+    """One network, its answer given as epsilon and otherwise. Without blur: under it the network's output is what is kept."""
     model = models["sd"]
     levels = model.alphas_cumprod
 
-    class AsV(torch.nn.Module):
-        """Epsilon of the same network in v's form: `v = (eps - sigma * x) / alpha` of a noised latent `x`."""
+    class Told(torch.nn.Module):
+        """Epsilon of the same network as `v = (eps - sigma * x) / alpha` or the picture `(x - sigma * eps) / alpha`."""
 
         config, dtype, device = model.unet.config, model.dtype, model.device
 
         def forward(self, x: torch.Tensor, t: torch.Tensor, **extra: object) -> tuple[torch.Tensor]:
             eps = model.unet(x, t, **extra)[0]
-            schedule = Schedule(levels)
-            sigma = float(schedule.sigma(t[:1].double()))
-            alpha = 1 / (sigma**2 + 1) ** 0.5
-            return ((eps - sigma * alpha * x) / alpha,)
+            level = float(Schedule(levels).sigma(t[:1].double()))
+            alpha = 1 / (level**2 + 1) ** 0.5
+            sigma = level * alpha
+            return ((eps - sigma * x if prediction == "v_prediction" else x - sigma * eps) / alpha,)
 
     assert isinstance(model.unet, UNet2DConditionModel)
-    for sampler in ("Euler", "DDIM"):
-        wanted = replace(order(sampler, blur=0.0), guidance=3.0)
-        twin = replace(model, unet=AsV(), prediction="v_prediction")
-        assert error(draw(twin, wanted)[-1].latent, draw(model, wanted)[-1].latent) < 1e-3
+    wanted = replace(order(sampler, blur=0.0), guidance=3.0)
+    twin = replace(model, unet=Told(), prediction=prediction)
+    assert error(draw(twin, wanted)[-1].latent, draw(model, wanted)[-1].latent) < 1e-3
+
+
+def test_blur_keeps_what_the_network_answers() -> None:
+    """Of the blurred latent the network's own answer is kept: a picture as it is, whatever it was blurred from."""
+    for form in (SigmaForm(3.0, "sample"), EpsForm(0.6, 0.8, "sample")):
+        x, blurred, answer = torch.randn(3, 1, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+        kept = form.answer(blurred, answer) + form.skip * (x - blurred)
+        assert torch.allclose(kept, form.answer(x, answer), atol=1e-6)
 
 
 def test_windows_tell_sdxl_where_they_lie(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
