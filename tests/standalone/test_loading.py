@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 
-from demofusion_lib.standalone import loading, weights
+from demofusion_lib.standalone import cli, loading, weights
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.models import Model, load_model
 
@@ -341,3 +342,17 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monkey
     }))  # fmt: skip
     assert "can't be fetched from the hub (" in refusal("owner/name")
     assert "--variant fp16" in refusal("owner/name") and "--variant fp16" not in refusal("owner/name", variant="fp16")
+
+
+def test_the_flags_reach_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, object] = {}
+
+    def spy(name: str, device: torch.device, dtype: torch.dtype, **flags: object) -> None:
+        seen.update(flags, name=name)
+        raise UserError("seen")
+
+    monkeypatch.setattr(cli, "load_model", spy)
+    flags = ["--variant", "fp16", "--config", "sd2-v", "--prediction-type", "sample", "--model", "one"]
+    with contextlib.suppress(SystemExit):
+        cli.main(["a red disc", "--out", str(tmp_path / "out"), "--device", "cpu", *flags])
+    assert seen == {"name": "one", "variant": "fp16", "config": "sd2-v", "prediction": "sample"}

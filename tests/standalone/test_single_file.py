@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from demofusion_lib.standalone import configs
-from demofusion_lib.standalone.configs import config_folder, family_of, published
+from demofusion_lib.standalone.configs import FAMILIES, config_folder, family_of, published
 from demofusion_lib.standalone.models import Model, load_model
 from demofusion_lib.standalone.toy import CONFIG_FILE, TOY_FILE
 
@@ -311,3 +311,9 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     assert "which can't be loaded (" in refusal(file)
     assert "which is no file" in refusal(tmp_path / "none.safetensors")
     assert isinstance(load("toy"), Model)
+
+
+def test_the_configs_ship_with_the_package() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert '"configs/*"' in project.read_text(encoding="utf-8").split("[tool.setuptools.package-data]")[1].split("[")[1]
+    assert {file.stem for file in configs.FOLDER.iterdir()} == set(FAMILIES)
