@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from PIL.Image import Image
-from tqdm import tqdm
 
-from ..params import SettingsError
+from ..params import SettingsError, quoted
+from .devices import check_dtype
 from .drawing import Drawing, Finished, Order
-from .errors import UserError
-from .files import decode, save
+from .errors import UserError, told
+from .files import check_folder, reason
 from .flags import params_of, parse
 from .memory import keep_freed_memory
-from .models import Model, choose_device, choose_dtype, first_line, load_model
-
-INTERRUPTED, FAILED, BAD_INPUT = 130, 1, 2
+from .models import Model, choose_device, choose_dtype, load_model
+from .output import Output
+from .samplers import find_sampler
+from .stops import Stops
+from .telling import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, end_early, progress_bar, say, say_json, wants_json
 
 
 def order_of(args: argparse.Namespace, model: Model) -> Order:
@@ -31,110 +31,127 @@ def order_of(args: argparse.Namespace, model: Model) -> Order:
     )  # fmt: skip
 
 
-class Output:
-    """The files of one run, and what `--json` prints of them."""
-
-    def __init__(self, drawing: Drawing, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.drawing, self.folder = drawing, folder
-        self.decoded: tuple[int, list[Image]] | None = None
-        self.report: dict[str, Any] = {
-            "prompt": drawing.order.prompts[0], "seed": drawing.order.seeds[0], "model": drawing.model.name,
-            "device": str(drawing.model.device), "dtype": str(drawing.model.dtype).removeprefix("torch."),
-            "settings": vars(drawing.order.params), "phases": [], "final": None, "stopped": None,
-        }  # fmt: skip
-
-    def write(self, phase: Finished, name: str) -> Path:
-        """Decodes a phase once: the last one is both its own picture and the final one."""
-        if self.decoded is None or self.decoded[0] != phase.number:
-            self.decoded = phase.number, decode(self.drawing.model, phase.latent)
-        path = self.folder / name
-        save(self.decoded[1], [path], self.drawing)
-        return path
-
-    def add(self, phase: Finished) -> None:
-        """A finished phase: its picture, unless only the last is wanted."""
-        file = str(self.write(phase, f"phase{phase.number}.png")) if self.drawing.order.params.keep_phases else None
-        self.report["phases"].append({
-            "phase": phase.number, "width": phase.size_px[0], "height": phase.size_px[1],
-            "evaluations": phase.evaluations, "seconds": round(phase.seconds, 3), "file": file,
-        })  # fmt: skip
-
-    def finish(self, phases: Sequence[Finished]) -> None:
-        """`final.png` is the last phase that can be decoded."""
-        for phase in reversed(phases):
-            try:
-                path = self.write(phase, "final.png")
-            except (RuntimeError, ValueError) as error:
-                self.stop(f"decoding phase {phase.number} failed: {first_line(error)}")
-                continue
-            width, height = phase.size_px
-            self.report["final"] = {"file": str(path), "width": width, "height": height, "phase": phase.number}
-            return
-
-    def stop(self, reason: str) -> None:
-        self.report["stopped"] = self.report["stopped"] or reason
+def check_before_loading(args: argparse.Namespace) -> None:
+    """What needs no model: a fault that shows at the end of an hour's drawing can mostly be seen before it."""
+    params_of(args)
+    for name in ("prompt", "negative"):
+        text = getattr(args, name)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
+    find_sampler(args.sampler, args.scheduler)
+    check_folder(args.out)
 
 
-def draw(drawing: Drawing, output: Output, quiet: bool) -> int:
-    """Runs the phases. Whatever ends them, the last finished one becomes the result. The exit code."""
-    done: list[Finished] = []
-    code = 0
-    bar = tqdm(total=drawing.planned_rows(), unit="row", disable=quiet, file=sys.stderr, dynamic_ncols=True)
-    drawing.progress = bar.update
+def prepare(args: argparse.Namespace) -> Output:
+    """All that comes before the first step. Raises UserError and SettingsError for what can't be used."""
+    check_before_loading(args)
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device)
+    check_dtype(device, dtype)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    model = load_model(
+        args.model, device, dtype, variant=args.variant, config=args.config, prediction=args.prediction_type
+    )
+    drawing = Drawing(model, order_of(args, model))
+    try:
+        return Output(drawing, args.out)
+    except OSError as error:
+        raise UserError(f"out is {quoted(str(args.out))}, which can't be written to ({reason(error)})") from error
+
+
+def draw(output: Output, stops: Stops, quiet: bool) -> int:
+    """Runs the phases. Whatever ends them, the last finished one becomes the result. The exit code.
+
+    The first signal stops the drawing behind the evaluation that is running, and interrupts nothing else: a finished
+    phase is decoded and written. A second one stops that too.
+    """
+    drawing, done, code = output.drawing, list[Finished](), DONE
+    bar = progress_bar(drawing.planned_rows(), quiet)
+
+    def advance(rows: int) -> None:
+        bar.update(rows)
+        stops.check()
+
+    drawing.progress = advance
+    stops.gentle = True
     try:
         bar.set_description("phase 1")
         for phase in drawing.phases():
             done.append(phase)
             bar.set_description(f"phase {phase.number + 1}" if len(done) <= len(drawing.climb) else "decoding")
             output.add(phase)
+            stops.check()
     except KeyboardInterrupt:
         code = INTERRUPTED
         output.stop("interrupted")
-    except (RuntimeError, ValueError) as error:  # memory above all: torch raises subclasses of RuntimeError
+    except Exception as error:  # memory above all; the libraries raise whatever they please
         code = FAILED
-        output.stop(first_line(error))
+        output.stop(told(error))
     bar.total = bar.n
     bar.close()
-    output.finish(done)
-    return code if code or output.report["stopped"] is None else FAILED
+    output.finish(done, stops)
+    if code == DONE and output.report["stopped"]:
+        code = FAILED
+    if code == DONE and stops.asked:
+        code = INTERRUPTED
+        output.stop("interrupted")
+    return code
 
 
-def tell(output: Output, as_json: bool) -> None:
+def tell(output: Output, code: int, as_json: bool) -> int:
+    """The exit code again, or that of a fault where JSON is wanted and nobody takes it."""
     report = output.report
+    report["error"] = report["stopped"] if code == FAILED else None
     if report["stopped"]:
-        print(f"demofusion: stopped: {report['stopped']}", file=sys.stderr)
+        complain(f"stopped: {report['stopped']}")
     if as_json:
-        print(json.dumps(report))
-        return
+        return code if say_json(report) else code or FAILED
     for phase in report["phases"]:
         size = f"{phase['width']}x{phase['height']}"
-        print(f"phase {phase['phase']}: {size}, {phase['evaluations']} evaluations, {phase['seconds']:.1f} s")
-    print(
-        f"picture: {report['final']['file']}" if report["final"] else "no picture: not even the base image was finished"
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser, args = parse(argv)
-    try:
-        params_of(args)
-        device = choose_device(args.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        model = load_model(
-            args.model, device, choose_dtype(args.dtype, device),
-            variant=args.variant, config=args.config, prediction=args.prediction_type,
-        )  # fmt: skip
-        drawing = Drawing(model, order_of(args, model))
-    except (UserError, SettingsError) as error:
-        parser.error(str(error).removeprefix("DemoFusion: "))
-    try:
-        output = Output(drawing, args.out)
-    except OSError as error:
-        parser.error(f"out is {str(args.out)!r}, which can't be written to ({error.strerror})")
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-    code = draw(drawing, output, args.json and not sys.stderr.isatty())
-    tell(output, args.json)
+        say(f"phase {phase['phase']}: {size}, {phase['evaluations']} evaluations, {phase['seconds']:.1f} s", sys.stdout)
+    final = report["final"]
+    say(f"picture: {final['file']}" if final else "no picture: " + why_none(report), sys.stdout)
     return code
+
+
+def why_none(report: dict[str, list[object]]) -> str:
+    return "none could be decoded and written" if report["phases"] else "not even the base image was finished"
+
+
+def run(argv: Sequence[str], stops: Stops) -> int:
+    as_json = wants_json(argv)
+    quiet = as_json and not (sys.stderr is not None and sys.stderr.isatty())
+    args = parse(argv)
+    # where JSON is wanted, it is all there is on stdout
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()) if as_json else contextlib.nullcontext():
+        output = prepare(args)
+        code = draw(output, stops, quiet)
+    stops.deaf = True
+    return tell(output, code, as_json)
+
+
+def main(argv: Sequence[str] | None = None, stops: Stops | None = None) -> int:
+    """The exit code. Bad input raises SystemExit, as argparse does. stops: given if it has been entered already."""
+    given = sys.argv[1:] if argv is None else argv
+    if stops is None:
+        with Stops() as own:
+            return main(given, own)
+    as_json = wants_json(given)
+    try:
+        return run(given, stops)
+    except (UserError, SettingsError) as error:
+        stops.deaf = True
+        sys.exit(end_early(BAD_INPUT, str(error).removeprefix("DemoFusion: "), as_json))
+    except KeyboardInterrupt:
+        stops.deaf = True
+        return end_early(INTERRUPTED, "interrupted", as_json)
+    except Exception as error:  # ours: its trace is wanted
+        stops.deaf = True
+        if as_json:
+            say_json({"error": told(error)})
+        raise

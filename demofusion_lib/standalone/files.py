@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from ..params import quoted
 from .drawing import Drawing
+from .errors import UserError, first_line
 from .models import Model
+
+FINAL = "final.png"
+WRITTEN = re.compile(r"final\.png|phase\d+\.png")
+PROBE = 2**16
+"""Bytes that there must be room for before anything is loaded."""
 
 
 @torch.no_grad()
@@ -26,7 +38,7 @@ def decode(model: Model, latent: torch.Tensor) -> list[Image.Image]:
 
 
 def infotext(drawing: Drawing, index: int) -> str:
-    """Image `index`'s parameters, in the webui's form: its `Size` is the base's."""
+    """Image `index`'s parameters, in the webui's form: its `Size` is the base's. What no UTF-8 can carry becomes `?`."""
     order = drawing.order
     named = {
         "Steps": order.steps, "Sampler": drawing.sampler.name, "Schedule type": drawing.scheduler,
@@ -34,11 +46,60 @@ def infotext(drawing: Drawing, index: int) -> str:
         "Size": f"{order.width_px}x{order.height_px}", "Model": drawing.model.name, **order.params.to_infotext(),
     }  # fmt: skip
     lines = [order.prompts[index]] + ([f"Negative prompt: {order.negative}"] if order.negative else [])
-    return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in named.items())])
+    text = "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in named.items())])
+    return text.encode("utf-8", "replace").decode()  # a model's folder may have a name of any bytes
 
 
 def save(images: Sequence[Image.Image], paths: Sequence[Path], drawing: Drawing) -> None:
+    """PNGs, each whole or not there at all. Raises OSError."""
     for index, (image, path) in enumerate(zip(images, paths)):
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", infotext(drawing, index))
-        image.save(path, pnginfo=info)
+        with replacing(path) as part:
+            image.save(part, "PNG", pnginfo=info)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Whole or not at all. Raises OSError."""
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its name at the end and is taken away if anything goes wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # hours after it was made
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError unless pictures can be written there. A folder that isn't there yet is made and taken away again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:  # permissions say little: of root, of disks, of mounts
+            file.write(bytes(PROBE))
+        taken = [path for path in folder.glob("*.png") if path.is_dir() and WRITTEN.fullmatch(path.name)]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"out is {quoted(str(folder))}, which can't be written to ({reason(error)}), allowed: a folder of yours on "
+            "a disk with room"
+        ) from error
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+    if taken:
+        raise UserError(f"out is {quoted(str(folder))}, where {taken[0].name} is a folder, allowed: files of that name")
+
+
+def reason(error: BaseException) -> str:
+    """What the system says, without the path that it says it of."""
+    return getattr(error, "strerror", None) or first_line(error)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..params import LATENT_PX, SETTINGS, Params, Setting, SettingsError
+from ..params import LATENT_PX, SETTINGS, Params, Setting, SettingsError, quoted
 from .configs import FAMILIES
+from .errors import UserError
 from .models import DTYPES
 from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS
 from .toy import TOY
@@ -19,10 +20,10 @@ GIVEN = {"enabled": True, "keep_phases": True}
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Raises UserError with what is wrong, in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        raise UserError(message)
 
 
 def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[str], Any]:
@@ -36,8 +37,17 @@ def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[
         except ValueError:
             value = float("nan")
         if not low <= value <= high or (kind is int and value % multiple):
-            raise argparse.ArgumentTypeError(f"is {text!r}, allowed: {words}{low:g} to {high:g}{behind}")
+            raise argparse.ArgumentTypeError(f"is {quoted(text)}, allowed: {words}{low:g} to {high:g}{behind}")
         return value
+
+    return parse
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"is {quoted(text)}, allowed: {', '.join(allowed)}")
+        return text
 
     return parse
 
@@ -87,9 +97,10 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--prediction-type",
-        choices=(AUTO, *PREDICTIONS),
+        type=one_of(AUTO, *PREDICTIONS),
         default=AUTO,
-        help="what the UNet answers (what the model says)",
+        metavar="NAME",
+        help=f"what the UNet answers: {AUTO}, {', '.join(PREDICTIONS)} (what the model says)",
     )
     side = number(int, 64, 16384, LATENT_PX)
     made.add_argument("--width", type=side, help="of the base image in pixels (the model's native size)")
@@ -105,7 +116,14 @@ def parser() -> Parser:
     made.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1, help="(%(default)s)")
     made.add_argument("--out", type=Path, default=Path("out/demofusion"), help="folder for the pictures (%(default)s)")
     made.add_argument("--device", default="auto", help="a torch device (%(default)s)")
-    made.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="precision (%(default)s)")
+    names = ("auto", *DTYPES)
+    made.add_argument(
+        "--dtype",
+        type=one_of(*names),
+        default="auto",
+        metavar="NAME",
+        help=f"precision: {', '.join(names)} (%(default)s)",
+    )
     made.add_argument("--json", action="store_true", help="print what was drawn as JSON")
     group = made.add_argument_group("DemoFusion")
     for setting in SETTINGS:
@@ -120,6 +138,9 @@ def params_of(args: argparse.Namespace) -> Params:
     )
 
 
-def parse(argv: Sequence[str] | None) -> tuple[Parser, argparse.Namespace]:
-    made = parser()
-    return made, made.parse_args(argv)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Raises UserError."""
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        raise UserError(f"unrecognized arguments: {quoted(' '.join(unknown))}")
+    return args

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from k_diffusion import sampling
 
 from ..core import PhaseEngine, first_sigma, is_stochastic
+from ..params import quoted
 from .errors import UserError
 from .guidance import EpsForm, Guided, SigmaForm
+from .packages import part_of
+
+sampling = part_of("k_diffusion", "sampling")
 
 AUTOMATIC = "Automatic"
 SCHEDULERS = (AUTOMATIC, "Uniform", "Karras", "Exponential", "Polyexponential")
@@ -65,12 +68,12 @@ def find_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
         if name.endswith(f" {ending}") and scheduler in (AUTOMATIC, ending):
             name, scheduler = name.removesuffix(f" {ending}"), ending
     if name not in SAMPLERS:
-        raise UserError(f"sampler is {name!r}, allowed: {', '.join(SAMPLERS)}")
+        raise UserError(f"sampler is {quoted(name)}, allowed: {', '.join(SAMPLERS)}")
     sampler = SAMPLERS[name]
     if scheduler not in SCHEDULERS:
-        raise UserError(f"scheduler is {scheduler!r}, allowed: {', '.join(SCHEDULERS)}")
+        raise UserError(f"scheduler is {quoted(scheduler)}, allowed: {', '.join(SCHEDULERS)}")
     if sampler.is_timestep and scheduler not in (AUTOMATIC, "Uniform"):
-        raise UserError(f"scheduler is {scheduler!r}, allowed with {name}: {AUTOMATIC}")
+        raise UserError(f"scheduler is {quoted(scheduler)}, allowed with {name}: {AUTOMATIC}")
     return sampler, sampler.scheduler if scheduler == AUTOMATIC else scheduler
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .packages import folder_of
+
 TOY = "toy"
 FOLDER = Path(__file__).with_name("toy")
 TOY_FILE = FOLDER / "toy.safetensors"
@@ -16,14 +18,18 @@ MERGES = 49152 - 256 - 2
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def byte_letters() -> list[str]:
+    """One letter for each byte, in the vocabulary's order: the bytes that print in Latin-1, then stand-ins for the rest."""
+    printing = [byte for byte in range(256) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)]
+    return [chr(byte) for byte in printing] + [chr(256 + number) for number in range(256 - len(printing))]
+
+
 def write_tokenizer(folder: Path) -> None:
     """CLIP's vocabulary, which OpenAI published under the MIT licence and the `clip` package carries, as transformers reads it."""
-    from clip.simple_tokenizer import bytes_to_unicode, default_bpe
-
     folder.mkdir(parents=True, exist_ok=True)
-    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+    with gzip.open(folder_of("clip") / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
         merges = file.read().split("\n")[1 : MERGES + 1]
-    letters = list(bytes_to_unicode().values())
+    letters = byte_letters()
     vocabulary = [*letters, *(c + "</w>" for c in letters), *("".join(m.split()) for m in merges), START, END]
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     numbers = {token: number for number, token in enumerate(vocabulary)}

@@ -16,33 +16,13 @@ import torch
 from PIL import Image
 
 from demofusion_lib.params import SETTINGS
-from demofusion_lib.standalone import cli
+from demofusion_lib.standalone import output
 from demofusion_lib.standalone.drawing import Drawing
 from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.flags import parser
 from demofusion_lib.standalone.models import Model
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(tmp_path: Path, folders: dict[str, Path]) -> Run:
-    """Runs the command in this process, on the tiny model."""
-
-    def command(*flags: str, prompt: str = "a red disc") -> int:
-        given = [
-            "--model",
-            str(folders["sd"]),
-            "--sampling-steps",
-            "3",
-            "--out",
-            str(tmp_path / "out"),
-            "--device",
-            "cpu",
-        ]
-        return cli.main([prompt, *given, *flags])
-
-    return command
 
 
 def infotext(path: Path) -> str:
@@ -170,7 +150,7 @@ def test_a_picture_that_cannot_be_decoded_leaves_the_one_before(
             raise RuntimeError("too large")
         return decode(model, latent)
 
-    monkeypatch.setattr(cli, "decode", limited)
+    monkeypatch.setattr(output, "decode", limited)
     assert run("--scale", "3") == 1
     assert Image.open(tmp_path / "out" / "final.png").size == (128, 128)
     assert "too large" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The pictures of one run, and what `--json` prints of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from .drawing import Drawing, Finished
+from .errors import Unwritten, told
+from .files import FINAL, copy, decode, reason, save
+from .stops import Stops
+
+
+class Output:
+    """Each phase is decoded once: `final.png` is a copy of the last one's file, where it has one.
+
+    `given_up`: a decoder was stopped by force, and none is started after that.
+    """
+
+    def __init__(self, drawing: Drawing, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.drawing, self.folder = drawing, folder
+        self.files: dict[int, Path] = {}
+        self.undecodable: set[int] = set()
+        self.unsaved: tuple[int, list[Image]] | None = None
+        self.given_up = False
+        self.report: dict[str, Any] = {
+            "prompt": drawing.order.prompts[0], "seed": drawing.order.seeds[0], "model": drawing.model.name,
+            "device": str(drawing.model.device), "dtype": str(drawing.model.dtype).removeprefix("torch."),
+            "settings": vars(drawing.order.params), "phases": [], "final": None, "stopped": None, "error": None,
+        }  # fmt: skip
+
+    def add(self, phase: Finished) -> None:
+        """A finished phase: its picture, unless only the last is wanted."""
+        entry: dict[str, Any] = {
+            "phase": phase.number, "width": phase.size_px[0], "height": phase.size_px[1],
+            "evaluations": phase.evaluations, "seconds": round(phase.seconds, 3), "file": None,
+        }  # fmt: skip
+        self.report["phases"].append(entry)
+        if self.drawing.order.params.keep_phases:
+            self.files[phase.number] = self._write(phase, f"phase{phase.number}.png")
+            entry["file"] = str(self.files[phase.number])
+
+    def finish(self, phases: Sequence[Finished], stops: Stops) -> None:
+        """`final.png` is the last phase that can be decoded and written. Interrupted: the last that needs no decoding."""
+        for phase in reversed(phases):
+            decoded = phase.number in self.files or self._is_unsaved(phase)
+            if phase.number in self.undecodable or (self.given_up and not decoded):
+                continue
+            stops.deaf = decoded  # the rest takes no time
+            try:
+                path = self._final(phase)
+            except KeyboardInterrupt:
+                self.given_up = True
+            except Exception as error:
+                self.stop(told(error))
+            else:
+                width, height = phase.size_px
+                self.report["final"] = {"file": str(path), "width": width, "height": height, "phase": phase.number}
+                return
+
+    def stop(self, why: str) -> None:
+        said = self.report["stopped"]
+        if why not in (said or "").split("; "):
+            self.report["stopped"] = f"{said}; {why}" if said else why
+
+    def _is_unsaved(self, phase: Finished) -> bool:
+        return self.unsaved is not None and self.unsaved[0] == phase.number
+
+    def _final(self, phase: Finished) -> Path:
+        own, path = self.files.get(phase.number), self.folder / FINAL
+        if own is None:
+            return self._write(phase, FINAL)
+        try:
+            self._put(path, lambda: copy(own, path))
+        except Unwritten as error:
+            self.stop(told(error))
+            return own
+        return path
+
+    def _write(self, phase: Finished, name: str) -> Path:
+        images, path = self._decoded(phase), self.folder / name
+        self._put(path, lambda: save(images, [path], self.drawing))
+        self.unsaved = None
+        return path
+
+    def _decoded(self, phase: Finished) -> list[Image]:
+        if not self._is_unsaved(phase):
+            try:
+                self.unsaved = phase.number, decode(self.drawing.model, phase.latent)
+            except KeyboardInterrupt:
+                self.given_up = True
+                raise
+            except Exception as error:
+                self.undecodable.add(phase.number)
+                raise RuntimeError(f"decoding phase {phase.number} failed: {told(error)}") from error
+        return self.unsaved[1] if self.unsaved else []
+
+    def _put(self, path: Path, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:
+            raise Unwritten(f"{path.name} can't be written ({reason(error)})") from error

@@ -1,0 +1,83 @@
+"""What the command line says, on streams that may be closed, full, or of another encoding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+NAME = "demofusion"
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+
+def say(text: str, stream: TextIO | None) -> bool:
+    """One line. False where nobody can read it, which is no reason to lose a picture."""
+    if stream is None:
+        return False
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):  # ValueError: closed by its owner
+        _silence(stream)
+        return False
+    return True
+
+
+def _silence(stream: TextIO) -> None:
+    """What stays in its buffer would fail once more when Python ends, and change the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def complain(message: str) -> None:
+    say(f"{NAME}: {' '.join(message.splitlines())}", sys.stderr)
+
+
+def say_json(report: Mapping[str, Any]) -> bool:
+    return say(json.dumps(report), sys.stdout)
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether `--json` is given: asked before the flags are read, since they may be what is wrong."""
+    given = list(argv)
+    return "--json" in (given[: given.index("--")] if "--" in given else given)
+
+
+def end_early(code: int, message: str, as_json: bool) -> int:
+    """Tells why nothing was drawn; `code` again."""
+    complain(message)
+    if as_json:
+        say_json({"error": message})
+    return code
+
+
+class Unfailing:
+    """A stream whose readers may have gone: what they don't take is left out."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def progress_bar(rows: int, quiet: bool) -> Any:
+    """On stderr."""
+    if sys.stderr is None:
+        return tqdm(disable=True)
+    return tqdm(total=rows, unit="row", disable=quiet, file=Unfailing(sys.stderr), dynamic_ncols=True)
