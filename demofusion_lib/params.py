@@ -254,8 +254,8 @@ class Params:
         """
         small = [name for name, size in zip(("height", "width"), base_lat) if size < 1]
         if small:
-            names = " and ".join(small)
-            raise SettingsError(f"the base image's {names} is below {LATENT_PX} px, allowed: {LATENT_PX} px or more")
+            names = f"{' and '.join(small)} {'are' if len(small) > 1 else 'is'}"
+            raise SettingsError(f"the base image's {names} below {LATENT_PX} px, allowed: {LATENT_PX} px or more")
         target = self.target_lat(base_lat)
         base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
         return base, plan_phases(base, target, self.plan)

@@ -13,6 +13,6 @@ onUiLoaded(function() {
 // comments, and looks like the error that it is.
 onAfterUiUpdate(function() {
     gradioApp().querySelectorAll("#html_log_txt2img .comments").forEach(function(comments) {
-        comments.classList.toggle("error", comments.textContent.includes("DemoFusion: nothing was drawn"));
+        comments.classList.toggle("error", comments.textContent.includes("DemoFusion: not drawn"));
     });
 });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,13 +72,35 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
         text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
-        file = None
-        if saves(p):
-            file, _ = images.save_image(
-                image, p.outpath_samples, "", p.seeds[i], p.prompts[i], shared.opts.samples_format,
-                info=text, p=p, suffix=suffix(phase_number),
-            )  # fmt: skip
+        file = save(p, place, image, text) if saves(p) else None
         run.kept.images.append(KeptImage(place, image, text, file))
+
+
+def save(p: Any, place: Place, image: Image.Image, text: str) -> str:
+    """The file that was written."""
+    before = vars(p).get("batch_index")
+    p.batch_index = i = place.image  # patterns of file names ask for it
+    try:
+        file, _ = images.save_image(
+            image, p.outpath_samples, "", p.seeds[i], p.prompts[i], shared.opts.samples_format,
+            info=text, p=p, suffix=suffix(place.phase),
+        )  # fmt: skip
+    finally:
+        if before is None:
+            del p.batch_index
+        else:
+            p.batch_index = before
+    return written(file)
+
+
+def written(file: str) -> str:
+    """The file that the host has just written when it says `file`: where that one is kept, it numbers the next."""
+    if shared.opts.save_images_replace_action == "Replace":
+        return file
+    root, extension = os.path.splitext(file)
+    names = itertools.chain([file], (f"{root}-{n}{extension}" for n in itertools.count(1)))
+    there = list(itertools.takewhile(os.path.exists, names))
+    return max(there, key=lambda name: os.stat(name).st_mtime_ns, default=file)
 
 
 def end_with(p: Any, kept: Kept, phase: int, last: int) -> None:

@@ -45,7 +45,9 @@ class Progress:
         shared.state.textinfo = "DemoFusion: decoding"
 
     def end(self) -> None:
+        """The picture is drawn; until the host goes on to the next, its own count says so."""
         shared.state.job_no, shared.state.textinfo = self.job_no, None
+        shared.state.sampling_step = shared.state.sampling_steps
 
     @property
     def share(self) -> float:

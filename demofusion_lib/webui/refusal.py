@@ -42,7 +42,7 @@ def refuse(p: Any, error: SettingsError) -> None:
     if getattr(p, "is_api", False):
         return
     shared.state.interrupt()
-    told = str(error).replace("DemoFusion: ", "DemoFusion: nothing was drawn: ", 1)
+    told = str(error).replace("DemoFusion: ", "DemoFusion: not drawn: ", 1)
     p.comment(told)
     errors.report(told)
     gr.Warning(told)

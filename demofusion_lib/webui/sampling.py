@@ -198,13 +198,13 @@ class PhaseSampler:
 
     def _tell_of_others(self, sampler_passed_over: bool) -> None:
         """What other extensions do to the base image that they can't do, or do once more, in the phases."""
-        if sampler_passed_over:
+        model = self.p.sd_model
+        apply = vars(model).get("apply_model")
+        own = apply is None or getattr(apply, "__func__", None) is getattr(type(model), "apply_model", None)
+        if not own:
+            self.tell(f"{extension_of(apply)} takes part in every window of the phases, as it does in the base image")
+        elif sampler_passed_over:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
-        replaced = vars(self.p.sd_model).get("apply_model")
-        if replaced is not None:
-            self.tell(
-                f"{extension_of(replaced)} takes part in every window of the phases, as it does in the base image"
-            )
 
     def _watcher(self, phase: Phase, steps: int) -> PhaseWatcher:
         windows = len(window_grid(self.params, phase, self.window_lat, wraps(self.p))) + phase.dilation**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modules import scripts
@@ -15,6 +16,7 @@ from .processing import STOPPED_KEY, Run, attach, checked, detach, latent_size, 
 from .refusal import refusal, refuse
 from .ui import accordion, paste_fields
 
+ENABLED = SETTINGS[0].name
 KEYS = (STOPPED_KEY, NOTE_KEY, *(setting.key for setting in SETTINGS))
 
 
@@ -35,6 +37,8 @@ class DemoFusionScript(scripts.Script):
         """The host logs what is raised here and goes on, so that an error is kept for `p.sample` to raise."""
         detach(p)
         drop_keys(p)
+        if switched_off(args):
+            return
         try:
             prepare(p, Params.from_args(args))
         except Exception as error:
@@ -75,6 +79,12 @@ def before_image_saved(save: Any) -> None:
         name_file(run.kept, save)
 
 
+def switched_off(args: Sequence[Any]) -> bool:
+    """Then the others' values, which the page may not even show, say nothing."""
+    first = args[0] if args else False
+    return (first.get(ENABLED, False) if isinstance(first, Mapping) else first) is False
+
+
 def drop_keys(p: Any) -> None:
     for key in KEYS:
         p.extra_generation_params.pop(key, None)
@@ -95,9 +105,11 @@ def prepare(p: Any, settings: Params) -> None:
         return
     run = Run(settings)
     if not settings.phases(latent_size(p))[1]:
-        rounding = settings.rounding(latent_size(p))
-        if rounding:
-            tell(p, run.notes, rounding)
+        nothing = settings.rounding(latent_size(p))
+        if settings.target_width or settings.target_height:
+            nothing = "the target is the base image's own size: nothing was enlarged"
+        if nothing:
+            tell(p, run.notes, nothing)
         return
     replace_hires_fix(p, run)
     p.extra_generation_params.update(settings.to_infotext())

@@ -78,8 +78,10 @@ def test_a_base_image_of_no_size(webui: WebUI, size: tuple[int, int]) -> None:
     assert "below 8 px" in answer.detail
 
 
-def test_settings_that_are_off_still_have_to_be_right(webui: WebUI) -> None:
-    assert webui.try_draw({"enabled": False, "scael": 4}).status == 422
+def test_settings_that_are_off_say_nothing(webui: WebUI) -> None:
+    plain = webui.draw().images
+    assert webui.draw({"enabled": False, "scael": 4, "scale": 99}).images == plain
+    assert webui.draw([False, 99]).images == plain
 
 
 def test_the_webui_is_fine_afterwards(webui: WebUI) -> None:

@@ -107,7 +107,7 @@ def test_bad_setting_is_told_in_red(page: Page) -> None:
     number(page, "demofusion_target_height", "24")
     generate(page)
     error = page.locator("#html_log_txt2img .error")
-    expect(error).to_contain_text("DemoFusion: nothing was drawn")
+    expect(error).to_contain_text("DemoFusion: not drawn")
     expect(error).to_contain_text("target_width is 16, allowed: 0, or 64 to 512 for this base image")
     expect(error).to_contain_text("target_height is 24")
     expect(page.locator("#txt2img_gallery img")).to_have_count(0)

@@ -65,6 +65,11 @@ def test_a_scale_too_near_1(host):
     assert "DemoFusion enabled" not in outcome.infotext
 
 
+def test_a_target_of_the_bases_own_size(host):
+    outcome = host.txt2img({"target_width": 64}, **SIZE)
+    assert note(host, outcome.infotext) == "the target is the base image's own size: nothing was enlarged"
+
+
 def test_the_vaes_mode(host):
     host.opts.sd_vae_decode_method = "TAESD"
     assert "decoded by TAESD" in noted(host, {"scale": 2})

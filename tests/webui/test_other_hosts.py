@@ -158,6 +158,9 @@ def test_a_replaced_model_call_is_told_of(host):
     outcome = host.txt2img({"scale": 2}, **SIZE)
     assert "another extension (test_other_hosts.py) takes part in every window" in outcome.comments
     assert "takes part in every window" in outcome.infotext
+    del model.apply_model
+    model.apply_model = model.apply_model  # put back by hand, as some do: the model's own, bound to it
+    assert host.txt2img({"scale": 2}, **SIZE).comments == ""
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])

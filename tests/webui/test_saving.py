@@ -1,5 +1,7 @@
 """What is on disk after a run: each finished picture that is shown, once, under its name."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -67,10 +69,37 @@ def test_no_second_file_where_the_host_numbers_files(host, monkeypatch):
     kept = host.script_module.before_image_saved.__globals__["name_file"].__globals__
     monkeypatch.setattr(kept["os"], "remove", removed.append)
     monkeypatch.setattr(kept["os"].path, "exists", lambda name: True)
+    monkeypatch.setitem(kept, "written", lambda file: file)
     host.opts.save_images_replace_action = "Add number suffix"
     stop_at(host, CALL_IN_PHASE_3)
     host.txt2img({**SETTINGS, "keep_phases": True}, **SIZE)
     assert removed == [saved(host)[-1].file]
+
+
+def test_an_earlier_runs_file_is_left_alone_where_the_host_numbers_files(host, tmp_path):
+    """The host says the name without its number: what is taken away is the file that was just written."""
+    kept = host.script_module.before_image_saved.__globals__["name_file"].__globals__
+    host.opts.save_images_replace_action = "Add number suffix"
+    for number, name in enumerate(("a.png", "a-1.png", "a-3.png")):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (number, number))
+    assert kept["written"](str(tmp_path / "a.png")) == str(tmp_path / "a-1.png")
+    (tmp_path / "a-2.png").write_text("just now, in a gap")
+    assert kept["written"](str(tmp_path / "a.png")) == str(tmp_path / "a-2.png")
+    host.opts.save_images_replace_action = "Replace"
+    assert kept["written"](str(tmp_path / "a.png")) == str(tmp_path / "a.png")
+
+
+def test_patterns_of_file_names_know_the_image(host, monkeypatch):
+    """`[batch_number]` and `[generation_number]` ask the object for its `batch_index`."""
+    seen = []
+    original = host.images.save_image
+    monkeypatch.setattr(
+        host.images, "save_image", lambda *args, p, **more: seen.append(p.batch_index) or original(*args, p=p, **more)
+    )
+    outcome = host.txt2img({"scale": 2, "keep_phases": True}, **SIZE, batch_size=2, n_iter=2)
+    assert seen == [0, 1, 0, 1] * 2
+    assert outcome.sizes.count((64, 64)) == 4
 
 
 @pytest.mark.parametrize("keep", [False, True])

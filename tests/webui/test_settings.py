@@ -56,7 +56,7 @@ def test_the_page_is_told_without_a_traceback(host, case):
     assert outcome.error is None
     assert outcome.images == []
     assert outcome.calls == 0
-    assert outcome.comments.startswith("DemoFusion: nothing was drawn: ")
+    assert outcome.comments.startswith("DemoFusion: not drawn: ")
     assert all(word in outcome.comments for word in words)
     assert [message for message, error in host.swallowed] == [outcome.comments.strip()]
     assert "DemoFusion" not in host.processing.create_infotext(outcome.p, ["cat"], [1], [1], index=0)
@@ -181,6 +181,15 @@ def test_behind_a_mapping_nothing_counts(host):
     p = host.generation({"scale": 2})
     p.script_args = (*p.script_args[:2], *["nonsense"] * (len(p.script_args) - 2))
     assert host.run(p).sizes == [(256, 256)]
+
+
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("args", [[False, 99.0, 100], [{"enabled": False, "scale": 99}], [{"scael": 1}]], ids=str)
+def test_what_is_switched_off_says_nothing(host, args, page):
+    """A wrong value in a closed accordion does not stop the webui's own pictures."""
+    outcome = host.run(host.generation(args), page=page)
+    assert (outcome.error, outcome.sizes, outcome.comments) == (None, [(128, 128)], "")
+    assert "DemoFusion" not in outcome.infotext
 
 
 def test_a_mapping_without_enabled_is_off(host):
