@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -32,7 +32,8 @@ def say(text: str, stream: TextIO | None) -> bool:
 def _silence(stream: TextIO) -> None:
     """What stays in its buffer would fail once more when Python ends, and change the exit code."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def complain(message: str) -> None:
@@ -67,13 +68,17 @@ class Unfailing:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
+        self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+        self._try(self._stream.flush)
+
+    def _try(self, method: Callable[..., object], *given: str) -> None:
+        try:
+            method(*given)
+        except (OSError, ValueError):
+            _silence(self._stream)
 
 
 def progress_bar(rows: int, quiet: bool) -> Any:

@@ -226,7 +226,8 @@ def test_nobody_listens(flags: tuple[str, ...], code: int, tmp_path: Path, folde
     reading, writing = os.pipe()
     os.close(reading)
     with open("/dev/full", "w") as full:
-        assert subprocess.run(given, cwd=ROOT, stdout=full, stderr=writing).returncode == code
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        assert subprocess.run(given, cwd=ROOT, stdout=full, stderr=writing, env=buffered).returncode == code
     os.close(writing)
     assert (tmp_path / "final.png").exists()
 
@@ -239,13 +240,11 @@ def test_what_an_encoding_lacks_is_spelt(tmp_path: Path) -> None:
 
 
 def test_a_bar_that_cannot_be_drawn_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = open("/dev/full", "w")  # noqa: SIM115 (closing it fails too)
-    monkeypatch.setattr(sys, "stderr", full)
-    bar = progress_bar(1000, quiet=False)
-    for _ in range(3):
-        bar.set_description("phase")
-        bar.update(300)
-    bar.close()
-    monkeypatch.undo()
-    with pytest.raises(OSError, match="No space left"):
-        full.close()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        bar = progress_bar(1000, quiet=False)
+        for _ in range(3):
+            bar.set_description("phase")
+            bar.update(300)
+        bar.close()
+        monkeypatch.undo()

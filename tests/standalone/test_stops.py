@@ -24,6 +24,16 @@ ROOT = Path(__file__).parents[2]
 SERVER = """
 import json, os, signal, sys, time
 from demofusion_lib.standalone import cli, output
+
+class Late:
+    # lives until the interpreter takes its modules apart
+    def __init__(self, file, seconds):
+        self.journal, self.seconds = os.open(file, os.O_WRONLY | os.O_APPEND), seconds
+
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(self.journal, b"late\\n")
+        sleep(self.seconds)
+
 from demofusion_lib.standalone.__main__ import main
 
 def draw(order):
@@ -57,6 +67,8 @@ def draw(order):
 
     cli.load_model, output.decode, cli.Drawing._phase = loading, decoding, drawing
     sys.argv[1:] = order["argv"]
+    if order["slow"] == "late":
+        globals()["late"] = Late(order["journal"], order["seconds"])
     code = main()
     note(f"end {code}")
     sys.exit(code)
@@ -244,10 +256,11 @@ def test_while_the_libraries_load() -> None:
     assert (process.returncode, said, complaint) == (130, '{"error": "interrupted"}\n', "demofusion: interrupted\n")
 
 
-def test_after_everything_is_told(start: Start) -> None:
+@pytest.mark.parametrize("when", ["end 0", "late"])
+def test_after_everything_is_told(when: str, start: Start) -> None:
     """The interpreter's own end takes a while."""
-    run = start("end 0")
-    run.wait_for("end 0")
+    run = start(when)
+    run.wait_for(when)
     run.send(signal.SIGINT)
     assert run.end(0)["final"]["phase"] == 2
 
