@@ -31,9 +31,8 @@ def say(text: str, stream: TextIO | None) -> bool:
 
 def _silence(stream: TextIO) -> None:
     """What stays in its buffer would fail once more when Python ends, and change the exit code."""
-    with contextlib.suppress(OSError, ValueError):
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def complain(message: str) -> None:
