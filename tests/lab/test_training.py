@@ -10,7 +10,7 @@ import yaml
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
-from demofusion_lib.standalone import models
+from demofusion_lib.standalone import loading
 from demofusion_lib.standalone.models import load_model
 from demofusion_lib.standalone.prompts import encode
 from demofusion_lib.standalone.toy import TOY_FILE, write_tokenizer
@@ -141,7 +141,7 @@ def test_diffusers_reads_what_was_trained(
     unet, vae, text = networks
     size = save_checkpoint(tmp_path / "toy.safetensors", unet.state_dict(), vae.state_dict(), text.state_dict())
     assert size <= 12e6
-    monkeypatch.setattr(models, "TOY_FILE", tmp_path / "toy.safetensors")
+    monkeypatch.setattr(loading, "TOY_FILE", tmp_path / "toy.safetensors")
     loaded = load_model("toy", CPU, torch.float32)
     generator = torch.Generator().manual_seed(1)
     latent, t = torch.randn(2, 4, 32, 48, generator=generator), torch.tensor([10, 900])
