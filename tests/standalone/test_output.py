@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,11 +64,10 @@ def test_a_folder_where_a_picture_goes(
     assert "where phase2.png is a folder" in refused(run, capsys)
 
 
-def test_a_disk_without_room(
-    run: Run, tmp_path: Path, loads_nothing: None, capsys: pytest.CaptureFixture[str], no_room: Callable[[int], None]
-) -> None:
-    no_room(1000)
-    assert "out', which can't be written to (File too large), allowed: " in refused(run, capsys)
+def test_a_disk_without_room(run: Run, tmp_path: Path, loads_nothing: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_room(1000):
+        told = refused(run, capsys)
+    assert "out', which can't be written to (File too large), allowed: " in told
     assert not (tmp_path / "out").exists()
 
 
@@ -79,17 +79,21 @@ def test_a_folder_is_only_tried(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["one"] and not list((tmp_path / "one").iterdir())
 
 
-@pytest.fixture
-def no_room() -> object:
-    """No file grows beyond this many bytes: the system's own refusal, with nothing to mount."""
+@contextlib.contextmanager
+def no_room(most: int) -> Iterator[None]:
+    """No file grows beyond this many bytes: the system's own refusal, with nothing to mount.
+
+    Not for longer than the call: what pytest writes goes into a file, too, where its output is redirected.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_the_disk_gets_full(
-    run: Run, tmp_path: Path, no_room: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_disk_gets_full(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second picture doesn't fit. What has been written stays, whole; no phase is drawn for nothing."""
     out = tmp_path / "out"
     few = ["--width", "256", "--height", "256", "--sampling-steps", "1", "--cfg-scale", "1"]
@@ -99,8 +103,8 @@ def test_the_disk_gets_full(
     for path in out.iterdir():
         path.unlink()
     capsys.readouterr()
-    no_room(small + 1000)
-    assert run(*few, "--scale", "3", "--json") == 1
+    with no_room(small + 1000):
+        assert run(*few, "--scale", "3", "--json") == 1
     said = capsys.readouterr()
     report = json.loads(said.out)
     assert (
