@@ -93,7 +93,8 @@ def _single_file(source: Source, device: torch.device, dtype: torch.dtype) -> An
             raise
         except Exception as error:  # a tensor of another shape, mostly
             kind = quoted(source.config) if source.config else FAMILIES[family]
-            lacks = isinstance(error, NotImplementedError)  # what newer diffusers find left on the meta device
+            # what newer diffusers find left on the meta device
+            lacks = isinstance(error, NotImplementedError) and "meta tensor" in str(error)
             reason = "it lacks some of the tensors" if lacks else first_line(error)
             raise UserError(
                 f"can't be read as {kind} ({reason}), allowed: --config with a diffusers folder of its own configs"

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..params import LATENT_PX, quoted
-from .errors import UserError
-from .errors import first_line as first_line
+from .errors import UserError, first_line
 from .loading import ALLOWED, Source, load_pipeline
 from .training import AUTO, prediction_of
 

@@ -104,7 +104,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     """The host's base image, then the phases. Latents of the base at scale 1, else decoded images."""
     if run.params is None:
         raise run.error or SettingsError("no settings")
-    try:
+    try:  # again: since our `process` another extension's may have set another size or sampler
         base_lat, phases = checked(p, run.params)
     except params.SettingsError as error:
         raise refusal(error) from None

@@ -13,6 +13,7 @@ from typing import Any
 from modules import shared
 
 from ..core import Phase, WindowGrid
+from ..params import LATENT_PX
 
 
 class Progress:
@@ -31,10 +32,14 @@ class Progress:
 
     def enter(self, phase: Phase) -> None:
         self.sampling, self.done = phase.number - 1, 0.0
-        self._name(f", {phase.width_lat * 8}x{phase.height_lat * 8}")
+        self._name(f", {phase.width_lat * LATENT_PX}x{phase.height_lat * LATENT_PX}")
 
     def _name(self, size: str) -> None:
         shared.state.textinfo = f"DemoFusion phase {self.sampling + 1} of {len(self.costs)}{size}"
+
+    def in_step(self, phase: Phase, steps: int) -> float:
+        """Windows and sub-images of an image in one of the phase's `steps`."""
+        return self.costs[phase.number - 1] / steps
 
     def advance(self, share: float) -> None:
         """`share` of the phase's steps are behind us."""

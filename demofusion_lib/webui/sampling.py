@@ -35,7 +35,7 @@ class PhaseWatcher:
     patches: how many a step asks for, each prompt and negative prompt left uncounted.
     """
 
-    def __init__(self, progress: Progress, hypertile: HyperTile, steps: int, patches: int):
+    def __init__(self, progress: Progress, hypertile: HyperTile, steps: int, patches: float):
         self.progress = progress
         self.hypertile = hypertile
         self.steps = steps
@@ -187,7 +187,8 @@ class PhaseSampler:
         start = family.start(sampler, p, steps, engine.residual)
         image_conditioning = self._image_conditioning(previous)
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
-        installed = InstalledEngine(sampler, family, engine, corner, self._watcher(phase, steps), padding)
+        watcher = PhaseWatcher(self.progress, self.hypertile, steps, self.progress.in_step(phase, steps) * len(p.seeds))
+        installed = InstalledEngine(sampler, family, engine, corner, watcher, padding)
         try:
             latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
@@ -205,10 +206,6 @@ class PhaseSampler:
             self.tell(f"{extension_of(apply)} takes part in every window of the phases, as it does in the base image")
         elif sampler_passed_over:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
-
-    def _watcher(self, phase: Phase, steps: int) -> PhaseWatcher:
-        windows = len(window_grid(self.params, phase, self.window_lat, wraps(self.p))) + phase.dilation**2
-        return PhaseWatcher(self.progress, self.hypertile, steps, windows * len(self.p.seeds))
 
     def _engine(
         self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, sampler: Any, steps: int

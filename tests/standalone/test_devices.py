@@ -21,7 +21,7 @@ from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.models import DTYPES, Model
 from demofusion_lib.standalone.samplers import SAMPLERS
 
-from .apple import Far, OnApple, apple
+from ..apple import Far, OnApple, apple
 from .conftest import CPU
 
 Run = Callable[..., int]

@@ -192,8 +192,17 @@ class TestSdxl:
 class TestImageConditions:
     fields = {"sampler_name": "DDIM", "steps": 4, "width": 96, "height": 128}  # noqa: RUF012
 
-    @pytest.mark.parametrize("settings", [{"scale": 2}, {"scale": 2.5, "border": "paper"}], ids=str)
-    def test_a_plane_is_cut_as_the_latent_is(self, host, looking, settings):
+    @pytest.mark.parametrize(
+        ("settings", "tiling"),
+        [
+            ({"scale": 2}, False),
+            ({"scale": 2.5, "border": "paper"}, False),
+            ({"scale": 2}, True),
+            ({"scale": 2.5}, True),
+        ],
+        ids=str,
+    )
+    def test_a_plane_is_cut_as_the_latent_is(self, host, settings, tiling):
         """Another extension shows an inpainting model planes in which each cell of each row holds its own place."""
         host.install(conditioning_key="hybrid")
 
@@ -206,7 +215,7 @@ class TestImageConditions:
             params.x = params.image_cond[:, :4].clone()
 
         host.script_callbacks.on_cfg_denoiser(numbered)
-        outcome = host.txt2img({"blur": 0, **settings}, batch_size=2, **self.fields)
+        outcome = host.txt2img({"blur": 0, **settings}, batch_size=2, **self.fields, tiling=tiling)
         assert not host.swallowed
         for phase in outcome.phases:
             for call in phase.calls:

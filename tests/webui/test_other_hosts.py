@@ -6,72 +6,20 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+
+from tests.apple import Far, apple
 
 SIZE = {"width": 64, "height": 64, "steps": 4}
 
 
-class NoFloat64(TorchFunctionMode):
-    """Refuses float64 off the CPU, as Apple's GPUs do; `meta` stands for the GPU. What comes to the CPU has no values."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        tensors = [value for value in args if isinstance(value, torch.Tensor)]
-        if function in (torch.Tensor.cpu, torch.Tensor.tolist) and tensors[0].is_meta:
-            return torch.zeros(tensors[0].shape, dtype=tensors[0].dtype)
-        result = function(*args, **kwargs)
-        if isinstance(result, torch.Tensor) and result.is_meta and result.dtype == torch.float64:
-            raise TypeError(
-                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
-            )
-        return result
-
-
-def test_the_stub_refuses_what_apple_refuses():
-    x = torch.zeros(3, device="meta")
-    with NoFloat64():
-        with pytest.raises(TypeError):
-            x.double()
-        with pytest.raises(TypeError):
-            x.to(torch.float64)
-        assert x.cpu().double().dtype == torch.float64
-
-
 def test_timestep_samplers_on_a_gpu_without_float64(host):
     families = sys.modules["demofusion_lib.webui.families"]
-    with NoFloat64():
-        family = families.TimestepFamily(None, torch.linspace(0.99, 0.01, 1000, device="meta"))
-    assert family.alphas_cumprod.dtype == torch.float64
-
-
-@pytest.mark.parametrize("border", ["inside", "paper"])
-def test_the_engine_on_a_gpu_without_float64(border):
-    """Every tensor operation of a phase."""
-    from demofusion_lib.core import (
-        PhaseEngine,
-        PhaseFusion,
-        SkipResidual,
-        Weights,
-        WindowGrid,
-        plan_phases,
-        step_generator,
-        step_starts,
-    )
-
-    phase = plan_phases((8, 8), (20, 16), "direct")[-1]
-    latent, noise = torch.zeros(1, 4, 20, 16, device="meta"), torch.zeros(1, 4, 20, 16, device="meta")
-    grid = WindowGrid(20, 16, (8, 8), 0.5, True, border)
-    with NoFloat64():
-        for stochastic in (False, True):
-            residual = SkipResidual(latent, noise, Weights(), stochastic=stochastic)
-            fusion = PhaseFusion(phase, grid, Weights(), blur=0.8, batch=4)
-            engine = PhaseEngine(
-                residual, fusion, step_starts("sample_euler", 3), lambda step: [step_generator(1, 2, step)]
-            )
-            for t in (900.0, 500.0, 100.0):
-                x = latent.clone()
-                engine.before(x, t, 1.0, 2.0)
-                fusion(x, [0], t, 0.5, lambda patches, rows, views, layout: patches * 0.5)
+    levels = torch.linspace(0.99, 0.01, 1000)
+    with apple():
+        with pytest.raises(TypeError, match="float64"):
+            Far(levels).double()
+        family = families.TimestepFamily(None, Far(levels))
+    assert torch.equal(family.alphas_cumprod, levels.double())
 
 
 # HyperTile

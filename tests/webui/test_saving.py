@@ -107,7 +107,6 @@ def test_batches_of_several_pictures(host, keep):
     """Two at a time, twice, stopped in the first batch by Skip: the second is drawn to its end."""
     stop_at(host, CALL_IN_PHASE_3, "skip")
     outcome = host.txt2img({**SETTINGS, "keep_phases": keep}, **SIZE, batch_size=2, n_iter=2)
-    assert sorted(outcome.sizes)[-4:] == [(128, 128)] * 2 + [(192, 192)] * 2 or keep
     assert outcome.sizes[:4] == [(128, 128)] * 2 + [(192, 192)] * 2
     assert_each_shown_is_saved_once(host, outcome)
     named = [entry.file for entry in saved(host) if entry.suffix == "" and "phase" in entry.file]

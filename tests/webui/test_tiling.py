@@ -141,25 +141,3 @@ def test_sdxl_is_told_where_in_the_picture_a_window_begins(host, looking):
             assert 0 <= top < 32 and 0 <= left < 24
             across += top > 16 or left > 12
     assert across
-
-
-@pytest.mark.parametrize("settings", [{"scale": 2}, {"scale": 2.5}], ids=str)
-def test_a_plane_is_cut_as_the_latent_is(host, settings):
-    """Another extension shows an inpainting model planes in which each cell of each row holds its own place."""
-    host.install(conditioning_key="hybrid")
-
-    def numbered(params):
-        count, _, height, width = params.x.shape
-        if height > 16:
-            cells = torch.arange(1, height * width + 1).float().view(1, 1, height, width)
-            rows = cells + 10_000 * torch.arange(count).view(-1, 1, 1, 1)
-            params.image_cond = rows.expand(count, 5, -1, -1)
-        params.x = params.image_cond[:, :4].clone()
-
-    host.script_callbacks.on_cfg_denoiser(numbered)
-    outcome = host.txt2img({"blur": 0, **settings}, batch_size=2, **FIELDS, tiling=True)
-    assert not host.swallowed
-    for phase in outcome.phases:
-        for call in phase.calls:
-            assert call.concat.shape == (len(call.x), 5, *call.x.shape[-2:])
-            assert torch.equal(call.concat[:, :4], call.x)
