@@ -1,0 +1,19 @@
+"""Stable Diffusion's VAE on pictures of any size, tile by tile, with the undivided VAE's own result; torch alone."""
+
+from .coding import MODES, TILE_LAT, decode, encode, peak_bytes
+from .errors import NoRoom, NotFinite, Unreadable
+from .memory import Memory
+from .planning import Plan
+
+__all__ = [
+    "MODES",
+    "TILE_LAT",
+    "Memory",
+    "NoRoom",
+    "NotFinite",
+    "Plan",
+    "Unreadable",
+    "decode",
+    "encode",
+    "peak_bytes",
+]
