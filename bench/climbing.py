@@ -11,21 +11,9 @@ import torch
 from k_diffusion import sampling  # type: ignore[import-untyped]
 
 from bench.analytic import CropPrior, NoiseSchedule
-from demofusion_lib.core import (
-    Layout,
-    Phase,
-    PhaseEngine,
-    PhaseFusion,
-    SkipResidual,
-    View,
-    Weights,
-    WindowGrid,
-    climb,
-    is_stochastic,
-    step_generator,
-    step_starts,
-)
+from demofusion_lib.core import Layout, Phase, View, Weights, climb, evaluated_sigmas, is_stochastic, step_generator
 from demofusion_lib.params import Params
+from demofusion_lib.plan import Plan
 
 SAMPLERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde")
 PHASE_NOISE, SAMPLER_NOISE = -1, -2  # beside the steps 0, 1, 2, ... in `step_generator`
@@ -51,6 +39,11 @@ class Run:
     @property
     def first_sigma(self) -> float:
         return float(self.schedule.sigmas(self.steps)[0])
+
+    def levels_t(self, steps: int) -> list[float]:
+        """The training timestep of each evaluation."""
+        sigmas = self.schedule.sigmas(steps).tolist()
+        return [self.schedule.t(s) for s in evaluated_sigmas(self.solver, sigmas, (sigmas[-2], sigmas[0]))]
 
     def noise(self, shape: Sequence[int], phase: int) -> torch.Tensor:
         """The phase's one noise, of unit deviation."""
@@ -99,30 +92,11 @@ class PhaseModel:
     def __init__(
         self, run: Run, prior: CropPrior, phase: Phase, previous: torch.Tensor, params: Params, weights: Weights
     ):
-        grid = WindowGrid(
-            phase.height_lat,
-            phase.width_lat,
-            (prior.window, prior.window),
-            overlap=params.overlap,
-            jitter=params.jitter,
-            border=params.border,
-        )
+        plan = Plan(params, (prior.window, prior.window), run.steps, run.solver, run.levels_t, passes=1)
+        noise = run.noise(previous.shape, phase.number)
         self.schedule = run.schedule
         self.prior = prior
-        self.fusion = PhaseFusion(phase, grid, weights, blur=params.blur)
-        self.residual = SkipResidual(
-            previous,
-            run.noise(previous.shape, phase.number),
-            weights,
-            normalise=params.step_normalised,
-            stochastic=run.stochastic,
-        )
-        self.engine = PhaseEngine(
-            self.residual,
-            self.fusion,
-            step_starts(run.solver, run.steps),
-            lambda step: [step_generator(run.seed, phase.number, step)],
-        )
+        self.engine = plan.engine(phase, previous, noise, [run.seed], stochastic=run.stochastic, weights=weights)
         self.evaluations = 0
 
     def __call__(self, x: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -134,7 +108,7 @@ class PhaseModel:
             return self.prior.denoise(patches, sigma)
 
         self.engine.before(x, t, 1.0, sigma)
-        return self.fusion(x, [0], t, 1.0, predict)
+        return self.engine.fusion(x, [0], t, 1.0, predict)
 
 
 def enlarge(run: Run, prior: CropPrior, base: torch.Tensor, params: Params, weights: Weights) -> Iterator[Drawn]:
@@ -145,7 +119,7 @@ def enlarge(run: Run, prior: CropPrior, base: torch.Tensor, params: Params, weig
         nonlocal evaluations, begun
         begun = perf_counter()
         model = PhaseModel(run, prior, phase, previous, params, weights)
-        picture = run.sample(model, model.residual.noised(1.0, run.first_sigma), phase.number)
+        picture = run.sample(model, model.engine.residual.noised(1.0, run.first_sigma), phase.number)
         evaluations = model.evaluations
         return picture
 

@@ -1,6 +1,7 @@
 """The algorithm alone: torch, no host, no files, no globals."""
 
 from .engine import PhaseEngine
+from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .fusion import PhaseFusion, gaussian_blur
 from .phases import (
     PLANS,
@@ -39,8 +40,11 @@ __all__ = [
     "cropped_size",
     "degenerate_step",
     "dilated_layout",
+    "evaluated_sigmas",
+    "evaluated_timesteps",
     "first_sigma",
     "gaussian_blur",
+    "is_countable",
     "is_stochastic",
     "plan_phases",
     "plan_scales",

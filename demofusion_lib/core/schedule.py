@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 TRAINING_TIMESTEPS = 1000
+NEGLIGIBLE = 1e-8
+"""A path of less weight changes no bit of a float32 sum, and is not worth a model's evaluations. Without a bound a rounding
+error in the last timestep, which is 0, would decide whether it is run."""
 REFERENCE_STEP = TRAINING_TIMESTEPS / 50  # the spacing of the 50 steps that the authors tuned `a1` for
 
 
@@ -28,8 +31,9 @@ class Weights:
         return cosine_factor(t) ** self.a1
 
     def c2(self, t: float) -> float:
-        """The global path's share of the denoised prediction."""
-        return cosine_factor(t) ** self.a2
+        """The global path's share of the denoised prediction; exactly 0 or 1 where the other path is all that counts."""
+        c2 = cosine_factor(t) ** self.a2
+        return 0.0 if c2 < NEGLIGIBLE else 1.0 if c2 > 1 - NEGLIGIBLE else c2
 
     def c3(self, t: float) -> float:
         """What the blur's standard deviation is multiplied by."""

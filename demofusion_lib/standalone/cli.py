@@ -71,7 +71,7 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
     phase is decoded and written. A second one stops that too.
     """
     drawing, done, code = output.drawing, list[Finished](), DONE
-    bar = progress_bar(drawing.planned_rows(), quiet)
+    bar = progress_bar(drawing.plan.total_evaluations, quiet)
 
     def advance(rows: int) -> None:
         bar.update(rows)
@@ -83,7 +83,7 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
         bar.set_description("phase 1")
         for phase in drawing.phases():
             done.append(phase)
-            bar.set_description(f"phase {phase.number + 1}" if len(done) <= len(drawing.climb) else "decoding")
+            bar.set_description(f"phase {phase.number + 1}" if len(done) <= len(drawing.plan.phases) else "decoding")
             output.add(phase)
             stops.check()
     except KeyboardInterrupt:

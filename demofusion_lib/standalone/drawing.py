@@ -8,18 +8,9 @@ from time import perf_counter
 
 import torch
 
-from ..core import (
-    Phase,
-    PhaseEngine,
-    PhaseFusion,
-    SkipResidual,
-    WindowGrid,
-    centre_crop,
-    climb,
-    step_generator,
-    step_starts,
-)
+from ..core import Phase, PhaseEngine, centre_crop, climb, step_generator
 from ..params import LATENT_PX, Params
+from ..plan import Plan
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
 from .prompts import encode, encode_negative
@@ -74,20 +65,21 @@ class Drawing:
     order: Order
     progress: Progress = lambda rows: None
     sampler: Sampler = field(init=False)
-    base_lat: tuple[int, int] = field(init=False)
-    climb: list[Phase] = field(init=False)
+    plan: Plan = field(init=False)
 
     def __post_init__(self) -> None:
         order = self.order
         self.sampler, self.scheduler = find_sampler(order.sampler, order.scheduler)
         self.schedule = Schedule(self.model.alphas_cumprod)
-        self.base_lat, self.climb = order.params.phases(order.base_lat)
-        for steps in (order.steps, self.phase_steps):
-            Solver(self.sampler, self.schedule, self.scheduler, steps)
+        for steps in (order.steps, order.params.steps or order.steps):
+            self._solver(steps)
+        self.plan = Plan(
+            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps: self._solver(steps).levels_t(),
+            images=len(order.prompts), passes=passes(self.model, order.guidance),
+        )  # fmt: skip
 
-    @property
-    def phase_steps(self) -> int:
-        return self.order.params.steps or self.order.steps
+    def _solver(self, steps: int) -> Solver:
+        return Solver(self.sampler, self.schedule, self.scheduler, steps)
 
     @torch.no_grad()
     def phases(self) -> Iterator[Finished]:
@@ -97,7 +89,7 @@ class Drawing:
         base = self._base()
         yield base
         begun = perf_counter()
-        for phase, latent in climb(centre_crop(base.latent, *self.base_lat), self.climb, self._phase):
+        for phase, latent in climb(centre_crop(base.latent, *self.plan.base_lat), self.plan.phases, self._phase):
             yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun)
             begun = perf_counter()
 
@@ -113,7 +105,7 @@ class Drawing:
     def _base(self) -> Finished:
         """Phase 1, no engine in it."""
         begun, size_px = perf_counter(), (self.order.height_px, self.order.width_px)
-        solver = Solver(self.sampler, self.schedule, self.scheduler, self.order.steps)
+        solver = self._solver(self.order.steps)
         guided = Guided(
             self.model, self.cond, self.uncond, self.order.guidance, SizeTold(size_px, size_px), progress=self.progress
         )
@@ -122,9 +114,9 @@ class Drawing:
         return Finished(1, latent, guided.evaluations, perf_counter() - begun)
 
     def _phase(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
-        solver = Solver(self.sampler, self.schedule, self.scheduler, self.phase_steps)
+        solver = self._solver(self.plan.phase_steps)
         engine = self._engine(phase, previous)
-        told = SizeTold(self._told(phase), self._told(phase))
+        told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
             self.model, self.cond, self.uncond, self.order.guidance, told, engine=engine, progress=self.progress
         )
@@ -134,47 +126,5 @@ class Drawing:
         return latent
 
     def _engine(self, phase: Phase, previous: torch.Tensor) -> PhaseEngine:
-        params = self.order.params
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
-        residual = SkipResidual(
-            previous, noise, params.weights, normalise=params.step_normalised, stochastic=self.sampler.stochastic
-        )
-        return PhaseEngine(
-            residual,
-            PhaseFusion(phase, self._grid(phase), params.weights, blur=params.blur, batch=params.window_batch),
-            step_starts(self.sampler.solver, self.phase_steps),
-            lambda step: [step_generator(seed, phase.number, step) for seed in self.order.seeds],
-        )
-
-    def _grid(self, phase: Phase) -> WindowGrid:
-        params = self.order.params
-        return WindowGrid(
-            phase.height_lat, phase.width_lat, self.order.base_lat, params.overlap, params.jitter, params.border
-        )
-
-    def _told(self, phase: Phase) -> tuple[int, int]:
-        """The `(height, width)` in pixels that SDXL is told in a phase."""
-        if self.order.params.sdxl_size == "base":
-            return self.order.height_px, self.order.width_px
-        told = self.climb[-1] if self.order.params.sdxl_size == "final" else phase
-        return told.height_lat * LATENT_PX, told.width_lat * LATENT_PX
-
-    def planned_rows(self) -> int:
-        """About how many rows the network will evaluate: the paths of no weight and a sampler's odd steps left aside."""
-        rows = len(self.order.prompts) * passes(self.model, self.order.guidance)
-        stages = sum_of_stages(self.sampler, self.phase_steps)
-        windows = sum(len(self._grid(phase)) + phase.dilation**2 for phase in self.climb)
-        return rows * (sum_of_stages(self.sampler, self.order.steps) + windows * stages)
-
-
-def sum_of_stages(sampler: Sampler, steps: int) -> int:
-    """The evaluations of a run."""
-    if sampler.solver in ("sample_dpm_fast", "sample_dpm_adaptive"):
-        return steps
-    starts, evaluations = step_starts(sampler.solver, steps), 0
-    begun = 0
-    while True:
-        begun += next(starts)
-        if begun > steps:
-            return evaluations
-        evaluations += 1
+        return self.plan.engine(phase, previous, noise, self.order.seeds, stochastic=self.sampler.stochastic)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core import PhaseEngine, first_sigma, is_stochastic
+from ..core import PhaseEngine, evaluated_sigmas, evaluated_timesteps, first_sigma, is_stochastic
 from ..params import quoted
 from .errors import UserError
 from .guidance import EpsForm, Guided, SigmaForm
@@ -144,6 +144,14 @@ class Solver:
         else:
             self.levels = schedule.sigmas(steps, scheduler)
             self.start = Start(1.0, first_sigma(sampler.solver, self.levels.tolist(), schedule.sigma_max))
+
+    def levels_t(self) -> list[float]:
+        """The training timestep of each evaluation of a run, in order; of DPM adaptive, those that it is likely to make."""
+        if self.sampler.is_timestep:
+            return evaluated_timesteps(self.sampler.solver, self.timesteps)
+        ends = self.schedule.sigma_min, self.schedule.sigma_max
+        sigmas = evaluated_sigmas(self.sampler.solver, self.levels.tolist(), ends, eta=ETA)
+        return [self.schedule.t(sigma) for sigma in sigmas]
 
     def from_noise(self, noise: torch.Tensor) -> torch.Tensor:
         """Where a picture begins that has nothing to begin with; the timestep samplers take unit noise for it."""

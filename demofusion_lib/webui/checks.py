@@ -8,7 +8,7 @@ from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
 from ..params import Params, SettingsError, quoted
-from .families import solver_name
+from .families import plain_sampler, solver_name
 
 
 def check_model(sd_model: Any) -> None:
@@ -32,8 +32,7 @@ def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
 
 def check_sampler(p: Any, params: Params) -> None:
     """Raises SettingsError for a sampler whose steps we don't know, or which these steps and eta do not suit."""
-    # not by the host's create_sampler: another extension may have replaced it to wait for the next sampling
-    sampler = sd_samplers.find_sampler_config(p.sampler_name).constructor(p.sd_model)
+    sampler = plain_sampler(p)
     solver = solver_name(sampler)
     steps = params.steps or p.steps
     if solver not in SOLVERS:

@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 import torch
-from modules import shared
+from modules import sd_samplers, shared
 
-from ..core import SkipResidual, first_sigma
+from ..core import SkipResidual, evaluated_sigmas, evaluated_timesteps, first_sigma
 
 
 class SigmaFamily:
@@ -33,6 +33,14 @@ class SigmaFamily:
             return float(self.base.get_scaled_out(sigma, one, one))
         scalings = self.base.get_scalings(sigma)
         return float(scalings[0]) if len(scalings) == 3 else 1.0
+
+    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float) -> list[float]:
+        """The training timestep of each evaluation of a sampling, in order; of DPM adaptive, about."""
+        sigmas = sampler.get_sigmas(p, steps).tolist()
+        ends = float(self.base.sigmas[0]), float(self.base.sigmas[-1])
+        levels = evaluated_sigmas(solver_name(sampler), sigmas, ends, eta=eta)
+        like = self.base.sigmas
+        return [self.level(torch.tensor([sigma], dtype=like.dtype, device=like.device))[0] for sigma in levels]
 
     def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
         """What to hand to the host's `sample`, which scales unit noise to the first sigma, to begin at the noised latent."""
@@ -66,6 +74,14 @@ class TimestepFamily:
         v_model = hasattr(self.base, "predict_eps_from_z_and_v")
         return self._alpha_sigma(int(level[0]))[1] if v_model else 0.0
 
+    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float) -> list[float]:
+        """As `SigmaFamily`'s. UniPC goes over the whole range in even steps, or nearly, as the host's setting has it."""
+        solver, timesteps = solver_name(sampler), sampler.get_timesteps(p, steps).tolist()
+        if solver == "unipc":
+            count = len(timesteps)
+            return evaluated_timesteps(solver, [(1 - i / count) * (len(self.alphas_cumprod) - 1) for i in range(count)])
+        return evaluated_timesteps(solver, timesteps[:0:-1])
+
     def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
         last = len(self.alphas_cumprod) - 1
         t = last if solver_name(sampler) == "unipc" else int(sampler.get_timesteps(p, steps)[-1])
@@ -82,3 +98,11 @@ def family_of(sampler: Any) -> SigmaFamily | TimestepFamily:
     if hasattr(base, "sigma_to_t"):
         return SigmaFamily(base)
     return TimestepFamily(base, shared.sd_model.alphas_cumprod)
+
+
+def plain_sampler(p: Any) -> Any:
+    """One as the host makes it, whatever another extension may have put in the place of its `create_sampler`."""
+    config = sd_samplers.find_sampler_config(p.sampler_name)
+    sampler = config.constructor(p.sd_model)
+    sampler.config = config
+    return sampler

@@ -16,10 +16,10 @@ from .checks import check_model, check_sampler
 from .formats import LIMITS_PX, too_large
 from .kept import Kept, end_with, keep_images, saves
 from .notes import tell, write
-from .progress import Progress, costs
+from .planning import latent_size, plan_of
+from .progress import Progress
 from .refusal import SettingsError, refusal
-from .sampling import PhaseInterrupted, PhaseSampler, window_grid
-from .tiling import wraps
+from .sampling import PhaseInterrupted, PhaseSampler
 
 ATTRIBUTE = "demofusion_run"
 STOPPED_KEY = "DemoFusion stopped"
@@ -96,10 +96,6 @@ def detach(p: Any) -> Run | None:
     return run
 
 
-def latent_size(p: Any) -> tuple[int, int]:
-    return p.height // LATENT_PX, p.width // LATENT_PX
-
-
 def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     """The host's base image, then the phases. Latents of the base at scale 1, else decoded images."""
     if run.params is None:
@@ -115,7 +111,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     if not phases:
         return host_sample()
     tell_plan(p, run.params, base_lat, notes)
-    return Climb(p, run, base_lat, phases, notes).sample(host_sample)
+    return Climb(p, run, notes).sample(host_sample)
 
 
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
@@ -151,13 +147,11 @@ def tell_plan(p: Any, settings: Params, base_lat: tuple[int, int], notes: list[s
 class Climb:
     """The phases of one batch, from the host's base image to what is delivered."""
 
-    def __init__(self, p: Any, run: Run, base_lat: tuple[int, int], phases: list[Phase], notes: list[str]):
+    def __init__(self, p: Any, run: Run, notes: list[str]):
         assert run.params is not None
-        self.p, self.run, self.params, self.notes = p, run, run.params, notes
-        self.base_lat, self.phases, self.window_lat = base_lat, phases, latent_size(p)
-        grids = [window_grid(self.params, phase, self.window_lat, wraps(p)) for phase in phases]
-        self.steps = self.params.steps or p.steps
-        self.progress = Progress(costs(p.steps, self.steps, phases, grids))
+        self.p, self.run, self.notes = p, run, notes
+        self.plan = plan_of(p, run.params)
+        self.progress = Progress(self.plan)
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()
@@ -179,7 +173,9 @@ class Climb:
         self.progress.begin()
         if state.processing_has_refined_job_count or self.p.iteration > 0:
             return
-        shared.total_tqdm.updateTotal(max(state.job_count, 1) * (self.p.steps + len(self.phases) * self.steps))
+        shared.total_tqdm.updateTotal(
+            max(state.job_count, 1) * (self.p.steps + len(self.plan.phases) * self.plan.phase_steps)
+        )
         state.processing_has_refined_job_count = True
 
     def _climb(self, base: torch.Tensor) -> list[torch.Tensor]:
@@ -188,14 +184,12 @@ class Climb:
         done: list[torch.Tensor] = []
         try:
             devices.test_for_nans(base, "unet")
-            base = centre_crop(base, *self.base_lat)
+            base = centre_crop(base, *self.plan.base_lat)
             keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
             if stop_pressed():
                 raise PhaseInterrupted
-            sampler = PhaseSampler(
-                p, self.params, self.base_lat, self.phases, self.window_lat, self.progress, self._tell
-            )
-            for phase, latent in climb(base, self.phases, sampler, wrap=wraps(p)):
+            sampler = PhaseSampler(p, self.plan, self.progress, self._tell)
+            for phase, latent in climb(base, self.plan.phases, sampler, wrap=self.plan.wrap):
                 devices.test_for_nans(latent, "unet")
                 done.append(latent)
                 if phase.number == phase.last:
@@ -222,7 +216,7 @@ class Climb:
 
     def _stopped(self, complete: int, reason: str, message: str = "") -> None:
         """`complete` phases are finished, the base image counted; the last of them is what the user gets."""
-        total = len(self.phases) + 1
+        total = len(self.plan.phases) + 1
         named = f"{reason} ({message})" if message else reason
         shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
         self._tell(f"{named} in phase {complete + 1} of {total}; {shown}")
@@ -230,7 +224,7 @@ class Climb:
 
     def _deliver(self, latents: list[torch.Tensor]) -> Any:
         """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
-        p, total = self.p, len(self.phases) + 1
+        p, total = self.p, len(self.plan.phases) + 1
         method = shared.opts.sd_vae_decode_method
         if method != "Full":
             p.extra_generation_params["VAE Decoder"] = method

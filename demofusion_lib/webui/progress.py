@@ -7,20 +7,21 @@ for the picture to end. So that the sum is right nevertheless, `job_no` is a num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from modules import shared
 
-from ..core import Phase, WindowGrid
+from ..core import Phase
 from ..params import LATENT_PX
+from ..plan import Plan
 
 
 class Progress:
-    """Of one picture, or of one batch of them. `costs` are those of its samplings, the base image's first."""
+    """Of one picture, or of one batch of them. `costs` are patches of an image in each sampling, the base image's first."""
 
-    def __init__(self, costs: Sequence[float]):
-        self.costs = costs
+    def __init__(self, plan: Plan):
+        rows = plan.images * plan.passes
+        self.costs = [n / rows for n in (plan.base_evaluations, *map(plan.evaluations, plan.phases))]
         self.sampling = 0
         self.done = 0.0
         """The share of the sampling under way; the base image's is the host's own count of steps."""
@@ -38,7 +39,7 @@ class Progress:
         shared.state.textinfo = f"DemoFusion phase {self.sampling + 1} of {len(self.costs)}{size}"
 
     def in_step(self, phase: Phase, steps: int) -> float:
-        """Windows and sub-images of an image in one of the phase's `steps`."""
+        """Windows and sub-images of an image in one of the phase's `steps`, on average."""
         return self.costs[phase.number - 1] / steps
 
     def advance(self, share: float) -> None:
@@ -80,8 +81,3 @@ class Job(int):
 def host_share() -> float:
     state = shared.state
     return min(state.sampling_step / state.sampling_steps, 1.0) if state.sampling_steps > 0 else 0.0
-
-
-def costs(base_steps: int, phase_steps: int, phases: Sequence[Phase], grids: Sequence[WindowGrid]) -> list[float]:
-    """In evaluations of one window, for each sampling."""
-    return [base_steps, *(phase_steps * (len(grid) + phase.dilation**2) for phase, grid in zip(phases, grids))]

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
 
-from ..core import Phase, PhaseEngine, PhaseFusion, SkipResidual, WindowGrid, step_generator, step_starts
-from ..params import LATENT_PX, Params
+from ..core import Phase
+from ..plan import Plan
 from .checks import sampler_is_stochastic
 from .conditions import CropCorner
 from .denoiser import InstalledEngine
-from .families import family_of, solver_name
+from .families import family_of, plain_sampler, solver_name
 from .hypertile import HyperTile
 from .others import extension_of
 from .progress import Progress
@@ -73,14 +73,6 @@ def lent(p: Any) -> Iterator[None]:
                 setattr(p, name, value)
 
 
-def size_told(params: Params, base_px: tuple[int, int], phase: Phase, final: Phase) -> tuple[int, int]:
-    """The `(height, width)` in pixels that SDXL is told in a phase."""
-    if params.sdxl_size == "base":
-        return base_px
-    told = final if params.sdxl_size == "final" else phase
-    return told.height_lat * LATENT_PX, told.width_lat * LATENT_PX
-
-
 def back_to_base_model(p: Any) -> bool:
     """After a refiner in the base image: loads the base model again. Whether it had to."""
     refiner = p.refiner_checkpoint_info
@@ -105,38 +97,19 @@ def other_sampler(p: Any, used: Sequence[Any]) -> tuple[Any, bool]:
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
     if not any(sampler is one for one in used):
         return sampler, False
-    config = sd_samplers.find_sampler_config(p.sampler_name)
-    sampler = config.constructor(p.sd_model)
-    sampler.config = config
-    return sampler, True
-
-
-def window_grid(params: Params, phase: Phase, window_lat: tuple[int, int], wrap: bool) -> WindowGrid:
-    return WindowGrid(phase.height_lat, phase.width_lat, window_lat, params.overlap, params.jitter, params.border, wrap)
+    return plain_sampler(p), True
 
 
 class PhaseSampler:
-    """Samples the phases of one batch. `base_px` is the base image's `(height, width)`."""
+    """Samples the phases of one batch."""
 
-    def __init__(
-        self,
-        p: Any,
-        params: Params,
-        base_lat: tuple[int, int],
-        phases: list[Phase],
-        window_lat: tuple[int, int],
-        progress: Progress,
-        tell: Callable[[str], None],
-    ):
+    def __init__(self, p: Any, plan: Plan, progress: Progress, tell: Callable[[str], None]):
         self.p = p
+        self.plan = plan
         self.progress = progress
         self.tell = tell
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
-        self.params = params
-        self.base_px = base_lat[0] * LATENT_PX, base_lat[1] * LATENT_PX
-        self.phases = phases
-        self.window_lat = window_lat
         self.new_model = back_to_base_model(p)
 
     def __call__(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
@@ -148,14 +121,13 @@ class PhaseSampler:
 
     def _set_conditions(self, phase: Phase) -> None:
         """Prompts encoded for the phase's own number of steps, for its place in the run and the size that SDXL is told."""
-        p, steps = self.p, self.params.steps or self.p.steps
+        p, steps = self.p, self.plan.phase_steps
         p.refiner_checkpoint_info = None
-        told = size_told(self.params, self.base_px, phase, self.phases[-1])
         if not self._move_times() and steps == p.steps and not p.sd_model.is_sdxl and not self.new_model:
             return
         base = p.height, p.width
         p.steps = steps
-        p.height, p.width = told
+        p.height, p.width = self.plan.told_px(phase)
         p.cached_c, p.cached_uc = [None, None], [None, None]
         p.setup_conds()
         p.height, p.width = base
@@ -180,7 +152,10 @@ class PhaseSampler:
         self.used.append(sampler)
         self._tell_of_others(passed_over)
         family = family_of(sampler)
-        engine = self._engine(phase, previous, noise, sampler, steps)
+        engine = self.plan.engine(
+            phase, previous, noise, list(p.seeds),
+            stochastic=sampler_is_stochastic(p, sampler), solver=solver_name(sampler),
+        )  # fmt: skip
         if p.scripts is not None:
             p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
@@ -206,22 +181,6 @@ class PhaseSampler:
             self.tell(f"{extension_of(apply)} takes part in every window of the phases, as it does in the base image")
         elif sampler_passed_over:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
-
-    def _engine(
-        self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, sampler: Any, steps: int
-    ) -> PhaseEngine:
-        params, seeds = self.params, list(self.p.seeds)
-        residual = SkipResidual(
-            previous, noise, params.weights,
-            normalise=params.step_normalised, stochastic=sampler_is_stochastic(self.p, sampler),
-        )  # fmt: skip
-        wrap = wraps(self.p)
-        grid = window_grid(params, phase, self.window_lat, wrap)
-        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=params.window_batch, wrap=wrap)
-        return PhaseEngine(
-            residual, fusion, step_starts(solver_name(sampler), steps),
-            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
-        )  # fmt: skip
 
     def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:
         """The host's own for the base size, enlarged: encoding an empty image at the target size would cost a VAE pass."""

@@ -12,7 +12,8 @@ from .formats import make_savable
 from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
-from .processing import STOPPED_KEY, Run, attach, checked, detach, latent_size, run_of
+from .planning import latent_size
+from .processing import STOPPED_KEY, Run, attach, checked, detach, run_of
 from .refusal import refusal, refuse
 from .ui import accordion, paste_fields
 

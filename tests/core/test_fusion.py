@@ -204,8 +204,10 @@ class Recorder:
         (MIXED, 1.0, 9, 4),
         (MIXED, 0.0, 0, 4),  # the exponent 0 leaves the global path alone, at every noise level
         (LOCAL, 0.0, 0, 4),
-        (1e-3, 1.0, 9, 4),  # of next to no weight is not of none
-        (999.999, 1.0, 9, 4),
+        (0.1, 1.0, 9, 4),  # of next to no weight is not of none
+        (999.9, 1.0, 9, 4),
+        (0.05, 1.0, 9, 0),  # 6e-9: no float32 sum of the two holds anything of it
+        (999.95, 1.0, 0, 4),
     ],
 )
 def test_only_paths_of_no_weight_are_left_out(t: float, a2: float, windows: int, dilated: int) -> None:

@@ -1,4 +1,4 @@
-"""Imports run one way: `core` <- `params` <- everything else."""
+"""Imports run one way: `core` <- `params` <- `plan` <- everything else."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ def test_the_core_opens_no_files_and_keeps_no_state(path: Path) -> None:
 def test_params_imports_the_core_alone() -> None:
     outside = {name for name in imported(PACKAGE / "params.py") if not is_core(name)}
     assert {name.split(".")[0] for name in outside} <= LIBRARIES - {"torch"}
+
+
+def test_plan_imports_the_core_and_params_alone() -> None:
+    outside = {name for name in imported(PACKAGE / "plan.py") if not is_core(name) and name != "demofusion_lib.params"}
+    assert {name.split(".")[0] for name in outside} <= LIBRARIES | {"functools"}
 
 
 @pytest.mark.parametrize(("room", "barred"), [("webui", "standalone"), ("standalone", "webui")])

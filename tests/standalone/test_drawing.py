@@ -147,8 +147,24 @@ def test_unipc_takes_as_many_steps_as_its_order(models: dict[str, Model]) -> Non
         Drawing(models["sd"], replace(order("UniPC"), steps=2))
 
 
+PLANNED = (
+    {"dilated": False, "overlap": 0.0}, {"a2": 0.0, "steps": 3}, {"a2": 10.0, "scale": 2.5, "plan": "doubling"},
+)  # fmt: skip
+"""No global path; no windows; a global path that soon has no weight, in two phases."""
+
+
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name in EVALUATIONS])
-def test_the_plan_is_close_to_what_is_evaluated(sampler: str, models: dict[str, Model]) -> None:
-    drawing = Drawing(models["sd"], replace(order(sampler), guidance=2.0))
+def test_the_plan_counts_what_is_evaluated(sampler: str, models: dict[str, Model]) -> None:
+    """Row for row, phase by phase."""
+    for settings in PLANNED:
+        drawing = Drawing(models["sd"], replace(order(sampler, **settings), guidance=2.0, steps=5))
+        done = [phase.evaluations for phase in drawing.phases()]
+        plan = drawing.plan
+        assert done == [plan.base_evaluations, *map(plan.evaluations, plan.phases)]
+        assert plan.total_evaluations == sum(done)
+
+
+def test_dpm_adaptive_is_planned_about_right(models: dict[str, Model]) -> None:
+    drawing = Drawing(models["sd"], replace(order("DPM adaptive"), guidance=2.0))
     done = sum(phase.evaluations for phase in drawing.phases())
-    assert done <= drawing.planned_rows() <= 1.15 * done
+    assert done / 2 <= drawing.plan.total_evaluations <= 2 * done

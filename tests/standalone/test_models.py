@@ -99,7 +99,7 @@ def test_a_distilled_network_is_told_the_guidance(guidance: float, folders: dict
     wanted = order(guidance=guidance)
     assert error(base(model, wanted), theirs(folders["lcm"], wanted)) < 1e-4
     drawing = Drawing(model, wanted)
-    assert next(iter(drawing.phases())).evaluations == drawing.planned_rows() == wanted.steps
+    assert next(iter(drawing.phases())).evaluations == drawing.plan.total_evaluations == wanted.steps
     assert error(base(model, order(guidance=2.0)), base(model, order(guidance=7.0))) > 1e-3
 
 

@@ -94,7 +94,7 @@ def replay_draws(host, recording, monkeypatch):
 
 def replay_windows(recording, monkeypatch):
     class RecordedGrid:
-        def __init__(self, height_lat, width_lat, *args):
+        def __init__(self, height_lat, width_lat, *args, **settings):
             views = recording[f"phase{recording.number_of((height_lat, width_lat))}_views"].tolist()
             self.steps, self.count = iter(views), len(views[0])
 
@@ -105,7 +105,7 @@ def replay_windows(recording, monkeypatch):
             views = [View(slice(t, b), slice(left, right), (t, left)) for t, b, left, right in next(self.steps)]
             return Layout([views] * len(generators), (recording.meta["jitter_range"],) * 4)
 
-    monkeypatch.setattr(importlib.import_module("demofusion_lib.webui.sampling"), "WindowGrid", RecordedGrid)
+    monkeypatch.setattr(importlib.import_module("demofusion_lib.plan"), "WindowGrid", RecordedGrid)
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)

@@ -1,0 +1,147 @@
+"""What a run is made of: its phases, each phase's windows, evaluations, sizes told, latents and engine.
+
+Asked by both hosts, the laboratory and whoever wants to know what a run costs before it begins. No model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from .core import Phase, PhaseEngine, PhaseFusion, SkipResidual, Weights, WindowGrid, step_generator, step_starts
+from .params import LATENT_PX, Params
+
+LATENT_CHANNELS = 4
+
+Levels = Callable[[int], Sequence[float]]
+"""`levels(steps)`: the training timestep of each evaluation of a sampling in so many steps (`core.evaluated_sigmas`)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one picture or batch of pictures.
+
+    drawn_lat: `(height, width)` of the base image as it is drawn, which is the windows' size too.
+    steps: the base image's. solver: the sampler's function by name, as `core.solvers` knows it.
+    images: how many at once. passes: rows that each image takes in an evaluation, prompt and negative prompt say.
+    wrap: seamless pictures.
+
+    Raises SettingsError for a target that can't be reached.
+    """
+
+    params: Params
+    drawn_lat: tuple[int, int]
+    steps: int
+    solver: str
+    levels: Levels
+    images: int = 1
+    passes: int = 2
+    wrap: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.climb
+
+    @cached_property
+    def climb(self) -> tuple[tuple[int, int], list[Phase]]:
+        return self.params.phases(self.drawn_lat)
+
+    @property
+    def base_lat(self) -> tuple[int, int]:
+        """`(height, width)` of the part of the base latent to climb from."""
+        return self.climb[0]
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Those after the base image; none at scale 1."""
+        return self.climb[1]
+
+    @property
+    def phase_steps(self) -> int:
+        return self.params.steps or self.steps
+
+    def grid(self, phase: Phase) -> WindowGrid:
+        params = self.params
+        return WindowGrid(
+            phase.height_lat, phase.width_lat, self.drawn_lat,
+            overlap=params.overlap, jitter=params.jitter, border=params.border, wrap=self.wrap,
+        )  # fmt: skip
+
+    def views(self, phase: Phase) -> tuple[int, int]:
+        """How many local windows and dilated sub-images an image has in a phase."""
+        return len(self.grid(phase)), phase.dilation**2
+
+    def told_px(self, phase: Phase) -> tuple[int, int]:
+        """The `(height, width)` in pixels that SDXL is told in a phase."""
+        if self.params.sdxl_size == "base":
+            return self.base_lat[0] * LATENT_PX, self.base_lat[1] * LATENT_PX
+        told = self.phases[-1] if self.params.sdxl_size == "final" else phase
+        return told.height_lat * LATENT_PX, told.width_lat * LATENT_PX
+
+    @cached_property
+    def _base_evaluations(self) -> int:
+        return len(self.levels(self.steps))
+
+    @property
+    def base_evaluations(self) -> int:
+        """Rows that the model is given in phase 1."""
+        return self.images * self.passes * self._base_evaluations
+
+    @cached_property
+    def _phase_levels(self) -> Sequence[float]:
+        return self.levels(self.phase_steps)
+
+    def evaluations(self, phase: Phase) -> int:
+        """Rows that the model is given in a phase: windows and sub-images, less the paths that have no weight."""
+        local, dilated = self.views(phase)
+        shares = [self.params.weights.c2(t) for t in self._phase_levels]
+        patches = sum((local if c2 < 1 else 0) + (dilated if c2 > 0 else 0) for c2 in shares)
+        return self.images * self.passes * patches
+
+    @property
+    def total_evaluations(self) -> int:
+        return self.base_evaluations + sum(self.evaluations(phase) for phase in self.phases)
+
+    @property
+    def units(self) -> float:
+        """The evaluations of the whole run over the base image's."""
+        return self.total_evaluations / self.base_evaluations
+
+    def engine(
+        self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
+        *, stochastic: bool, solver: str = "", weights: Weights | None = None,
+    ) -> PhaseEngine:  # fmt: skip
+        """Of one phase: for the upsampled latent of the phase before and the phase's noise, `(images, 4, height, width)`.
+
+        stochastic: whether the sampler puts noise of its own into the latent. solver, weights: where
+        they are not the plan's own.
+        """
+        params, weights = self.params, weights or self.params.weights
+        residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
+        fusion = PhaseFusion(
+            phase, self.grid(phase), weights, blur=params.blur, batch=params.window_batch, wrap=self.wrap
+        )  # fmt: skip
+        return PhaseEngine(
+            residual, fusion, step_starts(solver or self.solver, self.phase_steps),
+            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
+        )  # fmt: skip
+
+    def latent_bytes(self, phase: Phase, itemsize: int = 4) -> int:
+        """One latent of the phase's size for every image."""
+        return self.images * LATENT_CHANNELS * phase.height_lat * phase.width_lat * itemsize
+
+    def report(self) -> dict[str, Any]:
+        """For a reader: `phases` from the base image on, and `units`."""
+        height, width = self.drawn_lat
+        base = {"phase": 1, "width": width * LATENT_PX, "height": height * LATENT_PX, "windows": 1, "sub_images": 0}
+        phases = [{**base, "evaluations": self.base_evaluations}]
+        for phase in self.phases:
+            local, dilated = self.views(phase)
+            phases.append({
+                "phase": phase.number, "width": phase.width_lat * LATENT_PX, "height": phase.height_lat * LATENT_PX,
+                "windows": local, "sub_images": dilated, "evaluations": self.evaluations(phase),
+            })  # fmt: skip
+        return {"phases": phases, "evaluations": self.total_evaluations, "units": round(self.units, 3)}
