@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.amp.autocast_mode import autocast
 
+from .errors import NotFinite
+from .exact import Exact, Progress, step_tiles
 from .memory import Memory
+from .planes import Answer, Given, opened
 from .planning import Plan
+from .program import Program
+from .reading import is_offloaded, read_decoder, read_encoder
 
 MODES = ("auto", "exact", "estimated")
 TILE_LAT = 64
+MIN_TILE_LAT = 8
 
 
 def decode(
@@ -44,7 +53,9 @@ def decode(
     Raises Unreadable for a module that can't be read, ValueError for a value outside its range, NoRoom where an exact
     decode would fit nowhere, NotFinite, OSError for a full disk.
     """
-    raise NotImplementedError
+    _check(latent, mode, tile_lat)
+    whole_at_device(vae)
+    return _run(read_decoder(vae), latent, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device), fallback)
 
 
 def encode(
@@ -64,7 +75,9 @@ def encode(
 
     Everything else as in `decode`.
     """
-    raise NotImplementedError
+    _check(image, mode, tile_lat)
+    whole_at_device(vae)
+    return _run(read_encoder(vae), image, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device), fallback)
 
 
 def peak_bytes(
@@ -72,3 +85,63 @@ def peak_bytes(
 ) -> Plan:
     """The plan of a decode of `(h_lat, w_lat)` cells on the device: its `device_bytes` and `store_bytes`."""
     raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a decode was asked for."""
+
+    mode: str
+    tile_lat: int
+    memory: Memory | None
+    on_tile: Callable[[int, int], None] | None
+    told: Callable[[Plan], None] | None
+    dtype: torch.dtype | None
+    out_device: torch.device | str
+
+
+def _run(program: Program, given: torch.Tensor, options: Options, fallback: torch.dtype | None) -> torch.Tensor:
+    try:
+        return _run_once(program, given, options)
+    except NotFinite:
+        if fallback is None or fallback == program.dtype(options.dtype):
+            raise
+    return _run_once(program, given, replace(options, dtype=fallback))
+
+
+def _run_once(program: Program, given: torch.Tensor, options: Options) -> torch.Tensor:
+    shapes = program.shapes(*given.shape[2:])
+    dtype = program.dtype(options.dtype)
+    end = shapes[-1]
+    answer = torch.empty(given.shape[0], end.channels, end.height, end.width, dtype=dtype, device=options.out_device)
+    values = program.tile_values(options.tile_lat)
+    steps = program.steps
+    tiles = sum(step_tiles(*each, values) for each in zip(steps, shapes, shapes[1:]))
+    progress = Progress(tiles * given.shape[0], options.on_tile)
+    with torch.no_grad(), without_autocast(program.device):
+        for picture, target in zip(given, answer):
+            with opened("device", program.device) as store:
+                run = Exact(store, progress, values, options.dtype)
+                run.planes["x"] = Given(picture, dtype, program.device)
+                run.run(steps, None, Answer(target))
+    return answer
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Precision is the layers' own here."""
+    return autocast(device.type, enabled=False) if device.type in ("cuda", "cpu", "xpu") else nullcontext()
+
+
+def _check(given: torch.Tensor, mode: str, tile_lat: int) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r:.80}, allowed: {', '.join(MODES)}")
+    if not isinstance(tile_lat, int) or tile_lat < MIN_TILE_LAT:
+        raise ValueError(f"tile_lat is {tile_lat!r:.80}, allowed: {MIN_TILE_LAT} or more")
+    if given.ndim != 4 or 0 in given.shape:
+        raise ValueError(f"what the VAE is given is {tuple(given.shape)}, allowed: (batch, channels, height, width)")
+
+
+def whole_at_device(vae: Any) -> None:
+    """Calls accelerate's hook on the whole module, as diffusers' own `decode` does."""
+    if is_offloaded(vae):
+        vae._hf_hook.pre_forward(vae)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -64,7 +65,7 @@ def free_host_bytes() -> int:
 class _Status(ctypes.Structure):
     """MEMORYSTATUSEX of the Windows API."""
 
-    _fields_ = [
+    _fields_: ClassVar[Any] = [
         ("length", ctypes.c_ulong),
         ("load", ctypes.c_ulong),
         *((name, ctypes.c_ulonglong) for name in ("total", "free", "pages", "pages_free", "space", "space_free", "more")),

@@ -1,0 +1,163 @@
+"""A program run layer by layer, each layer one sweep over tiles. Nothing is reckoned twice, and nothing is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from .attention import Softmax, attended, key_value
+from .errors import NotFinite
+from .layers import convolved, ready, swept, tile_input
+from .planes import Answer, Given, Plane, Store
+from .program import Attend, Shape, Step, Sweep, shape_after
+from .statistics import Affine, Gathered, Moments
+from .tiles import Tile, cut
+
+
+class Progress:
+    """Counts tiles, and tells."""
+
+    def __init__(self, total: int, on_tile: Callable[[int, int], None] | None):
+        self.done, self.total, self.on_tile = 0, total, on_tile
+
+    def tile(self) -> None:
+        self.done += 1
+        if self.on_tile is not None:
+            self.on_tile(self.done, self.total)
+
+
+def sweep_tiles(step: Sweep, source: Shape, target: Shape, values: int) -> list[Tile]:
+    """Of a target; neither a tile nor what it is made of has more than `values`, halos aside."""
+    per_cell = max(target.channels, source.channels * step.conv.stride**2)
+    return cut(target.height, target.width, max(1, values // per_cell))
+
+
+def query_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
+    """Queries, their weighted sums and their scores by a tile of keys share the values: a quarter, a quarter, a half."""
+    return cut(shape.height, shape.width, max(1, values // (4 * shape.channels)))
+
+
+def key_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
+    queries = query_tiles(step, shape, values)[0].cells * step.heads
+    return cut(shape.height, shape.width, max(1, min(values // (4 * queries), values // (4 * shape.channels))))
+
+
+def step_tiles(step: Step, source: Shape, target: Shape, values: int) -> int:
+    """How many tiles of work a step is."""
+    if isinstance(step, Sweep):
+        return len(sweep_tiles(step, source, target, values))
+    keys = len(key_tiles(step, source, values))
+    return keys + len(query_tiles(step, source, values)) * keys
+
+
+@dataclass
+class Exact:
+    """Runs steps on one picture. values: how many a tile may have. answer: what the last step writes to.
+
+    moments: of the plane that the next step reads, where it normalises it.
+    """
+
+    store: Store
+    progress: Progress
+    values: int
+    dtype: torch.dtype | None
+    moments: Moments | None = None
+    planes: dict[str, Plane | Given] = field(default_factory=dict)
+
+    def run(self, steps: tuple[Step, ...], after: Step | None, answer: Answer | None) -> None:
+        """after: the step that follows the last one, if any; its norm's statistics are gathered."""
+        for step, following in zip(steps, (*steps[1:], after)):
+            gathered = Gathered() if following is not None and following.norm is not None else None
+            if isinstance(step, Attend):
+                self._attend(step, gathered)
+            else:
+                self._sweep(step, gathered, answer if following is None else None)
+            self.moments = None if gathered is None else gathered.merged(step.name)
+
+    def _affine(self, step: Step) -> Affine | None:
+        if step.norm is None:
+            return None
+        assert self.moments is not None
+        return Affine.of(step.norm, self.moments)
+
+    def _sweep(self, step: Sweep, gathered: Gathered | None, answer: Answer | None) -> None:
+        affine = self._affine(step)
+        shortcut = None if step.shortcut is None else ready(step.shortcut, self.dtype)
+        step = replace(step, conv=ready(step.conv, self.dtype), shortcut=shortcut)
+        source, x = self.planes[step.source], self.planes["x"]
+        shape = shape_after(step, source.shape)
+        tiles = sweep_tiles(step, source.shape, shape, self.values)
+        own = None if isinstance(x, Given) or not in_place(step, x, shape, tiles) else x
+        target = None if answer else self._target(own, shape, step.conv.weight.dtype)
+        writable = answer or target
+        assert writable is not None
+        finite = torch.ones((), dtype=torch.bool, device=step.conv.weight.device)
+        for tile in tiles:
+            made = swept(step, source, x, tile, affine)
+            if gathered is not None:
+                gathered.add(made)
+            if answer is not None:
+                finite &= made.isfinite().all()
+            writable.write(tile, made)
+            del made
+            self.progress.tile()
+        if not finite:
+            raise NotFinite(step.name)
+        if target is not None:
+            self._settle(step, target, own)
+
+    def _target(self, own: Plane | None, shape: Shape, dtype: torch.dtype) -> Plane:
+        return own.narrowed(shape.channels) if own else self.store.new(shape, dtype)
+
+    def _settle(self, step: Sweep, target: Plane, own: Plane | None) -> None:
+        """The planes after a sweep: what it wrote, under its name, and nothing that nobody reads any more."""
+        target.flush()
+        if step.target == "h":
+            self.planes["h"] = target
+            return
+        self.store.drop(self.planes.pop("h", None))
+        if own is not None:
+            own.become(target.shape.channels)
+            return
+        self.store.drop(self.planes.pop("x"))
+        self.planes["x"] = target
+
+    def _attend(self, step: Attend, gathered: Gathered | None) -> None:
+        """Keys and values of all cells are laid in a plane; queries are made by the tile, and their answers take the place of `x`."""
+        affine = self._affine(step)
+        both = ready(key_value(step), self.dtype)
+        step = replace(step, q=ready(step.q, self.dtype), out=ready(step.out, self.dtype))
+        x = self.planes["x"]
+        assert not isinstance(x, Given)
+        keys = key_tiles(step, x.shape, self.values)
+        pairs = self.store.new(x.shape._replace(channels=both.outputs), both.weight.dtype)
+        for tile in keys:
+            pairs.write(tile, convolved(tile_input(x, tile, both, 1, affine), both))
+            self.progress.tile()
+        pairs.flush()
+        for tile in query_tiles(step, x.shape, self.values):
+            softmax = Softmax.begun(step, tile_input(x, tile, step.q, 1, affine))
+            for key in keys:
+                softmax.add(step, pairs.read(key))
+                self.progress.tile()
+            made = attended(step, softmax, x.read(tile))
+            del softmax
+            if gathered is not None:
+                gathered.add(made)
+            x.write(tile, made)
+            del made
+        x.flush()
+        self.store.drop(pairs)
+
+
+def in_place(step: Sweep, x: Plane, target: Shape, tiles: list[Tile]) -> bool:
+    """Whether a step may write over the `x` that it adds: cell by cell, or, where channels grow fewer, band by band.
+
+    Rows of fewer channels end before the rows that are still to be read begin; parts of rows do not.
+    """
+    if not step.adds or step.source == "x" or x.dtype != step.conv.weight.dtype:
+        return False
+    bands = all(tile.width == target.width for tile in tiles)
+    return target.channels == x.shape.channels or (bands and target.channels < x.shape.channels)

@@ -1,0 +1,213 @@
+"""Where layers lie while they are worked on: on the device, in host memory or in files that nobody else sees."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
+import torch
+
+from .program import Shape
+from .tiles import Tile
+
+
+class Readable(Protocol):
+    shape: Shape
+    dtype: torch.dtype
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        """`(height, width, channels)` on the device; it may be a view, and is not to be written to."""
+
+
+class Writable(Protocol):
+    def write(self, tile: Tile, values: torch.Tensor) -> None: ...
+
+
+class Plane(Readable, Writable, Protocol):
+    """A layer `(height, width, channels)`: rows lie one after the other, and a band of them in one piece."""
+
+    def flush(self) -> None:
+        """What was written is there."""
+
+    def narrowed(self, channels: int) -> Plane:
+        """The same room for fewer channels, written from its first row on, where this one was read already."""
+
+    def become(self, channels: int) -> None:
+        """What was written by way of `narrowed`."""
+
+    def close(self) -> None: ...
+
+
+def itemsize(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits // 8
+
+
+def nbytes(shape: Shape, dtype: torch.dtype) -> int:
+    return shape.values * itemsize(dtype)
+
+
+class DevicePlane:
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, room: torch.Tensor | None = None):
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.room = torch.empty(shape.values, dtype=dtype, device=device) if room is None else room
+
+    def _at(self, tile: Tile) -> torch.Tensor:
+        values = self.room[: self.shape.values].view(self.shape)
+        return values[tile.top : tile.bottom, tile.left : tile.right]
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        return self._at(tile)
+
+    def write(self, tile: Tile, values: torch.Tensor) -> None:
+        self._at(tile).copy_(values)
+
+    def flush(self) -> None:
+        pass
+
+    def narrowed(self, channels: int) -> DevicePlane:
+        return DevicePlane(self.shape._replace(channels=channels), self.dtype, self.device, self.room)
+
+    def become(self, channels: int) -> None:
+        self.shape = self.shape._replace(channels=channels)
+
+    def close(self) -> None:
+        self.room = torch.empty(0)
+
+
+class FilePlane:
+    """Read and written by position; the file has no name, so that not even a killed process leaves it behind."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, folder: str):
+        self.shape, self.dtype, self.device, self.folder = shape, dtype, device, folder
+        try:
+            self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise _no_file(error, folder) from error
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        """A band in one go; of a tile that is cut across, its whole rows, and of them its columns."""
+        rows = torch.empty(tile.height, self.shape.width, self.shape.channels, dtype=self.dtype)
+        self.file.seek(self._offset(tile.top, 0))
+        view, done = _bytes(rows), 0
+        while done < len(view):
+            got = self.file.readinto(view[done:])
+            if not got:
+                raise OSError(f"the VAE's file in {self.folder} ended early")
+            done += got
+        return rows[:, tile.left : tile.right].to(self.device)
+
+    def write(self, tile: Tile, values: torch.Tensor) -> None:
+        values = values.to("cpu", self.dtype)
+        if tile.width == self.shape.width:
+            self._put(tile.top, 0, values)
+            return
+        for row in range(tile.height):
+            self._put(tile.top + row, tile.left, values[row])
+
+    def _put(self, row: int, column: int, values: torch.Tensor) -> None:
+        values = values.contiguous()
+        view, done = _bytes(values), 0
+        try:
+            self.file.seek(self._offset(row, column))
+            while done < len(view):
+                done += self.file.write(view[done:])
+        except OSError as error:
+            raise _no_file(error, self.folder) from error
+
+    def _offset(self, row: int, column: int) -> int:
+        return (row * self.shape.width + column) * self.shape.channels * itemsize(self.dtype)
+
+    def flush(self) -> None:
+        pass
+
+    def narrowed(self, channels: int) -> FilePlane:
+        other = copy.copy(self)
+        other.shape = self.shape._replace(channels=channels)
+        return other
+
+    def become(self, channels: int) -> None:
+        self.shape = self.shape._replace(channels=channels)
+        self.file.truncate(nbytes(self.shape, self.dtype))
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Given:
+    """What is worked on, `(channels, height, width)`, wherever it lies: read alone."""
+
+    def __init__(self, values: torch.Tensor, dtype: torch.dtype, device: torch.device):
+        channels, height, width = values.shape
+        self.shape, self.dtype, self.device = Shape(height, width, channels), dtype, device
+        self.values = values.permute(1, 2, 0)
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        part = self.values[tile.top : tile.bottom, tile.left : tile.right]
+        return part.to(self.device, self.dtype).contiguous()
+
+
+class Answer:
+    """The result, `(channels, height, width)`, wherever it is to lie: written alone."""
+
+    def __init__(self, values: torch.Tensor):
+        self.values = values.permute(1, 2, 0)
+
+    def write(self, tile: Tile, values: torch.Tensor) -> None:
+        self.values[tile.top : tile.bottom, tile.left : tile.right] = values.to(self.values.device)
+
+
+def _no_file(error: OSError, folder: str) -> OSError:
+    return OSError(error.errno, f"the VAE's layers can't be laid in a file ({error.strerror})", folder)
+
+
+def _bytes(values: torch.Tensor) -> memoryview:
+    """A tensor's own memory. It lives while the tensor does."""
+    size = values.numel() * values.element_size()
+    return memoryview((ctypes.c_char * size).from_address(values.data_ptr())).cast("B")
+
+
+class Store:
+    """Makes planes of one kind, and knows those that are open.
+
+    kind: `device`, `host` or `file`.
+    """
+
+    def __init__(self, kind: str, device: torch.device, folder: str = ""):
+        self.kind, self.device, self.folder = kind, device, folder
+        self.planes: list[Plane] = []
+
+    def new(self, shape: Shape, dtype: torch.dtype) -> Plane:
+        plane = self._make(shape, dtype)
+        self.planes.append(plane)
+        return plane
+
+    def _make(self, shape: Shape, dtype: torch.dtype) -> Plane:
+        if self.kind == "file":
+            return FilePlane(shape, dtype, self.device, self.folder)
+        return DevicePlane(shape, dtype, self.device)
+
+    def drop(self, plane: Plane | Given | None) -> None:
+        """Nobody reads it any more."""
+        for own in self.planes:
+            if own is plane:
+                self.planes.remove(own)
+                own.close()
+                return
+
+    def close(self) -> None:
+        for plane in self.planes:
+            plane.close()
+        self.planes.clear()
+
+
+@contextmanager
+def opened(kind: str, device: torch.device, folder: str = "") -> Iterator[Store]:
+    """Whatever happens inside, no plane outlives it."""
+    with ExitStack() as stack:
+        store = Store(kind, device, folder)
+        stack.callback(store.close)
+        yield store
