@@ -17,6 +17,8 @@ TITLE = "DemoFusion Hires"
 LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
 MAX_SCALE = 8.0
 SIZE_CONDITIONS = ("final", "phase", "base")
+VAES = ("auto", "exact", "estimated", "host")
+TEXT_CHARACTERS = 1000
 
 
 QUOTED_CHARACTERS = 80
@@ -47,7 +49,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table. `low`, `high`, `step` for numbers, `choices` for words."""
+    """One row of the table. `low`, `high`, `step` for numbers, `choices` for words; a text has neither.
+
+    told: whether the infotext tells of it; what leaves the picture as it is and belongs to one run alone is not told.
+    """
 
     name: str
     label: str
@@ -57,6 +62,11 @@ class Setting:
     high: float | None = None
     step: float | None = None
     choices: tuple[str, ...] = ()
+    told: bool = True
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind is str and not self.choices
 
     @property
     def kind(self) -> type:
@@ -77,6 +87,8 @@ class Setting:
             return "true or false"
         if self.choices:
             return ", ".join(self.choices)
+        if self.is_text:
+            return f"one line of up to {TEXT_CHARACTERS} characters, or nothing"
         whole = "whole numbers " if self.kind is int else ""
         multiple = f", multiples of {self.step:g}" if self.kind is int and self.step != 1 else ""
         return f"{whole}{self.low:g} to {self.high:g}{multiple}"
@@ -88,6 +100,8 @@ class Setting:
             return value
         if self.choices and value in self.choices:
             return value
+        if self.is_text and isinstance(value, str) and len(value) <= TEXT_CHARACTERS and (value + " ").isprintable():
+            return value.strip()
         if self.kind is int and number and value == value // 1 and self._within(value):
             return int(value)
         if self.kind is float and number and self._within(value):
@@ -143,6 +157,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
     Setting("skip_residual", "Skip residual", True, "Pull every step towards the phase before; off lets each window draw on its own, and objects repeat."),
     Setting("dilated", "Dilated sampling", True, "Denoise the whole image as interleaved small ones too, for the global layout; off leaves the windows alone."),
+    Setting("vae", "VAE", "auto", "How the phases' pictures are decoded: exact by tiles where its planes fit, estimated by tiles where they don't; exact or estimated in any case; or by the host in one piece.", choices=VAES),
+    Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well."),
+    Setting("resume", "Resume", "", "The file that an ended run has saved, to go on from its last finished phase with the same settings.", told=False),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -191,6 +208,9 @@ class Params:
     keep_phases: bool
     skip_residual: bool
     dilated: bool
+    vae: str
+    save_phases: bool
+    resume: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
@@ -216,7 +236,7 @@ class Params:
     def to_infotext(self) -> dict[str, str]:
         """What differs from the defaults, by infotext key."""
         values = {s: getattr(self, s.name) for s in SETTINGS}
-        return {s.key: s.to_text(value) for s, value in values.items() if value != s.default}
+        return {s.key: s.to_text(value) for s, value in values.items() if s.told and value != s.default}
 
     @property
     def weights(self) -> Weights:

@@ -19,7 +19,8 @@ ROWS = (
     ("blur", "overlap"),
     ("border", "sdxl_size"),
     ("skip_residual", "dilated", "jitter"),
-    ("step_normalised", "keep_phases"),
+    ("step_normalised", "keep_phases", "save_phases"),
+    ("vae", "resume"),
 )
 """Where the settings stand on the page. Their order among the API's arguments is the table's."""
 
@@ -30,6 +31,8 @@ def component(setting: Setting) -> Any:
         return gr.Checkbox(**common)
     if setting.choices:
         return gr.Dropdown(choices=list(setting.choices), **common)
+    if setting.is_text:
+        return gr.Textbox(max_lines=1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
 
 

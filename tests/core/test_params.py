@@ -48,6 +48,9 @@ FROZEN = [
     ("keep_phases", "demofusion_keep_phases", "DemoFusion keep phases", False),
     ("skip_residual", "demofusion_skip_residual", "DemoFusion skip residual", True),
     ("dilated", "demofusion_dilated", "DemoFusion dilated", True),
+    ("vae", "demofusion_vae", "DemoFusion vae", "auto"),
+    ("save_phases", "demofusion_save_phases", "DemoFusion save phases", False),
+    ("resume", "demofusion_resume", "DemoFusion resume", ""),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN}
 
@@ -72,6 +75,9 @@ OTHER = {
     "keep_phases": True,
     "skip_residual": False,
     "dilated": False,
+    "vae": "estimated",
+    "save_phases": True,
+    "resume": "00001-7.safetensors",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -106,7 +112,7 @@ def test_every_row_is_complete(setting: Setting) -> None:
     assert setting.help.endswith(".") and len(setting.help) > 20
     assert (setting.low is None) == (setting.high is None) == (setting.step is None)
     assert (setting.low is not None) == (setting.kind in (int, float))
-    assert bool(setting.choices) == (setting.kind is str)
+    assert bool(setting.choices) == (setting.kind is str and not setting.is_text)
     assert setting.check(setting.default) == setting.default
 
 
@@ -145,7 +151,7 @@ def test_positional_arguments_follow_the_table(count: int) -> None:
 
 
 def test_too_many_positional_arguments_are_refused() -> None:
-    with pytest.raises(SettingsError, match="20 arguments, allowed: at most 19, or one dictionary of names"):
+    with pytest.raises(SettingsError, match="23 arguments, allowed: at most 22, or one dictionary of names"):
         Params.from_args([*OTHER.values(), 1])
 
 
@@ -176,6 +182,9 @@ BAD = {
     "keep_phases": [1, None],
     "skip_residual": [0, "False", None],
     "dilated": [0, "False", None],
+    "vae": ["Exact", "", None, 0],
+    "save_phases": [1, "True", None],
+    "resume": ["a\nb", "x" * 1001, "\0", "\ud800", None, 0, ["a"]],
 }
 
 
@@ -308,7 +317,7 @@ def test_defaults_leave_no_trace_in_the_infotext() -> None:
     assert Params.from_args([]).to_infotext() == {}
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name in OTHER if BY_NAME[name].told])
 def test_the_infotext_carries_what_differs(name: str) -> None:
     params = Params.from_names({name: OTHER[name]})
     text = params.to_infotext()
@@ -317,7 +326,13 @@ def test_the_infotext_carries_what_differs(name: str) -> None:
     assert through_infotext(params) == params
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_the_file_that_a_run_went_on_from_is_not_told() -> None:
+    """The picture is the same, and to draw it again the file is neither there nor needed."""
+    assert [setting.name for setting in SETTINGS if not setting.told] == ["resume"]
+    assert Params.from_names({"resume": "a.safetensors"}).to_infotext() == {}
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.told], ids=lambda s: s.name)
 def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
     """Exactly: the same settings draw the same picture again."""
     source = random.Random(setting.name)
@@ -336,8 +351,8 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
 
 
 def test_all_settings_come_back_together() -> None:
-    params = Params.from_names(OTHER)
-    assert len(params.to_infotext()) == len(SETTINGS)
+    params = Params.from_names({**OTHER, "resume": ""})
+    assert len(params.to_infotext()) == len(SETTINGS) - 1
     assert through_infotext(params) == params
 
 
