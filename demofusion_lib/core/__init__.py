@@ -1,8 +1,10 @@
 """The algorithm alone: torch, no host, no files, no globals."""
 
+from .batching import WindowBatch, is_out_of_memory
 from .engine import PhaseEngine
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
-from .fusion import PhaseFusion, gaussian_blur
+from .finite import NotFiniteError, Place
+from .fusion import PhaseFusion, Predict, gaussian_blur
 from .phases import (
     PLANS,
     Phase,
@@ -27,12 +29,16 @@ __all__ = [
     "PLANS",
     "SOLVERS",
     "Layout",
+    "NotFiniteError",
     "Phase",
     "PhaseEngine",
     "PhaseFusion",
+    "Place",
+    "Predict",
     "SkipResidual",
     "View",
     "Weights",
+    "WindowBatch",
     "WindowGrid",
     "centre_crop",
     "climb",
@@ -45,6 +51,7 @@ __all__ = [
     "first_sigma",
     "gaussian_blur",
     "is_countable",
+    "is_out_of_memory",
     "is_stochastic",
     "plan_phases",
     "plan_scales",

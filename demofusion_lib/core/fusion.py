@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from .phases import Phase, statistics, with_statistics
+from .batching import WindowBatch
+from .cutting import Cut, grouped
+from .finite import NotFiniteError, Place, all_finite, not_finite, place_of
+from .phases import Phase, statistics
 from .schedule import Weights
 from .views import Layout, View, WindowGrid, dilated_layout
 from .wrap import beyond
@@ -17,57 +21,163 @@ Predict = Callable[[torch.Tensor, Sequence[int], Sequence[View], Layout], torch.
 """`predict(patches, rows, views, layout) -> outputs`: the model on patches `(n, channels, height, width)`; `rows[i]` is
 the row of the whole latent, and so the condition, that patch `i` was cut from by `views[i]` of `layout`."""
 
+Job = tuple[int, View]
+"""A patch to be asked for: the row it is cut from, and its view."""
+Jobs = Sequence[Job]
+
 
 def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float, *, wrap: bool = False) -> torch.Tensor:
     """A separable Gaussian over `(batch, channels, height, width)`; `std` in latent cells.
 
-    Beyond the edge are zeros, or with `wrap` the cells of the opposite edge.
+    Beyond the edge are zeros, or with `wrap` the cells of the opposite edge. Channel by channel: beside the answer it
+    takes no more than a few of them.
     """
     if kernel_size <= 1 or std <= 0:
         return latent
     offsets = torch.arange(kernel_size, device=latent.device, dtype=torch.float32).sub((kernel_size - 1) / 2)
     kernel = offsets.square().div(-2 * std**2).exp()
     kernel = (kernel / kernel.sum()).to(latent.dtype)
-    channels, reach = latent.shape[1], kernel_size // 2
+    blurred = torch.empty_like(latent, memory_format=torch.contiguous_format)
+    for row in range(latent.shape[0]):
+        for channel in range(latent.shape[1]):
+            part = (slice(row, row + 1), slice(channel, channel + 1))
+            blurred[part] = _blurred_channel(latent[part], kernel, wrap)
+    return blurred
+
+
+def _blurred_channel(plane: torch.Tensor, kernel: torch.Tensor, wrap: bool) -> torch.Tensor:
+    """`plane (1, 1, height, width)`."""
+    reach = zeros = len(kernel) // 2
     if wrap:
-        size_lat, zeros = (latent.shape[-2], latent.shape[-1]), 0
-        latent = beyond(size_lat, reach, reach, reach, reach).spread(latent)
-    else:
-        zeros = reach
-    latent = F.conv2d(latent, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(zeros, 0), groups=channels)
-    return F.conv2d(latent, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, zeros), groups=channels)
+        plane, zeros = beyond((plane.shape[-2], plane.shape[-1]), reach, reach, reach, reach).spread(plane), 0
+    plane = F.conv2d(plane, kernel.view(1, 1, -1, 1), padding=(zeros, 0))
+    return F.conv2d(plane, kernel.view(1, 1, 1, -1), padding=(0, zeros))
 
 
-def mean_over_views(
-    plane: torch.Tensor, layout: Layout, owners: Sequence[int], predict: Predict, batch: int
-) -> torch.Tensor:
-    """The mean of the model's outputs over all views that cover a cell, for a padded plane `(rows, channels, H, W)`.
+class BlurredRows:
+    """The blurred picture of one row at a time, with the zeros that the layout expects around it.
 
-    The answer is of the latent's own size. `owners[row]` is the image, and so the views, that a row belongs to. The model gets at most `batch` patches at once.
+    What the blur took away of a row is added to `fused`, times `weight`, when it is first asked for.
     """
-    groups = defaultdict(list)
-    for row, owner in enumerate(owners):
-        for view in layout.views[owner]:
-            groups[view.shape(*plane.shape[-2:])].append((row, view))
-    value = torch.zeros_like(plane)
-    count = torch.zeros_like(plane[:, :1])
-    for jobs in groups.values():
-        for start in range(0, len(jobs), batch):
-            chunk = jobs[start : start + batch]
-            patches = torch.stack([plane[row, :, view.rows, view.cols] for row, view in chunk])
-            outputs = predict(patches, [row for row, _ in chunk], [view for _, view in chunk], layout)
-            for (row, view), output in zip(chunk, outputs):
-                value[row, :, view.rows, view.cols] += output
-                count[row, :, view.rows, view.cols] += 1
-    return layout.gather(value) / layout.gather(count).clamp(min=1)
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        fused: torch.Tensor,
+        layout: Layout,
+        kernel_size: int,
+        std: float,
+        weight: float,
+        wrap: bool,
+    ):
+        self.x, self.fused, self.layout = x, fused, layout
+        self.kernel_size, self.std = kernel_size, std
+        self.weight = weight
+        self.wrap = wrap
+        self.row: int | None = None
+        self.plane: torch.Tensor | None = None
+        self.restored: set[int] = set()
+
+    def __call__(self, row: int) -> torch.Tensor:
+        if self.plane is None or row != self.row:
+            self.plane = None  # before the next one is made: two rows never lie side by side
+            self.plane, self.row = self._blurred(row), row
+        return self.plane
+
+    def _blurred(self, row: int) -> torch.Tensor:
+        """By its own statistics: those of the padded row, as the authors' zeros are counted with the picture."""
+        x = self.x[row : row + 1]
+        whole = x if self.wrap else self.layout.pad(x)  # cells shown twice would count twice
+        blurred = gaussian_blur(whole, self.kernel_size, self.std, wrap=self.wrap)
+        if blurred is not whole:
+            with_statistics_(blurred, *statistics(whole))
+            del whole
+            if row not in self.restored:
+                self._restore(row, x - (blurred if self.wrap else self.layout.crop(blurred)))
+        return blurred[0]
+
+    def _restore(self, row: int, taken: torch.Tensor) -> None:
+        self.fused[row : row + 1].add_(taken, alpha=self.weight)
+        self.restored.add(row)
+
+
+def with_statistics_(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """`phases.with_statistics` in place."""
+    own_mean, own_std = statistics(latent)
+    gain = torch.where(own_std.gt(0), std / own_std, torch.zeros_like(std))
+    latent.sub_(own_mean).mul_(gain).add_(mean)
+
+
+@dataclass(frozen=True)
+class Path:
+    """One path of an evaluation: what its patches are cut from, whom they are given to, and where the outputs go.
+
+    rows, cut: what the patches of a row are cut from and how. fused, to, weight: what the outputs are added to, where in
+    it, and times what. rescued: gets a place for every patch that `rescue` had to answer.
+    """
+
+    owners: Sequence[int]
+    rows: Callable[[int], torch.Tensor]
+    cut: Cut
+    fused: torch.Tensor
+    to: Cut
+    weight: float
+    predict: Predict
+    rescue: Predict
+    rescued: list[Place]
+
+    def run(self, batch: WindowBatch, native: int) -> None:
+        """native: how many cells a native window has."""
+        for shape, jobs in grouped(self.cut, self.owners).items():
+            self._run_group(batch, math.prod(shape) / native, shape, jobs)
+
+    def _run_group(self, batch: WindowBatch, area: float, shape: tuple[int, int], jobs: Jobs) -> None:
+        batch.work(
+            len(jobs), area, self.fused.device,
+            lambda start, stop: self._ask(self.predict, jobs[start:stop], shape),
+            lambda start, stop, outputs: self._take(jobs[start:stop], shape, outputs),
+        )  # fmt: skip
+
+    def _ask(self, predict: Predict, jobs: Jobs, shape: tuple[int, int]) -> torch.Tensor:
+        patches = self.fused.new_empty(len(jobs), self.fused.shape[1], *shape)
+        for patch, (row, view) in zip(patches, jobs):
+            self.cut.copy_(patch, self.rows(row), view)
+        return predict(patches, [row for row, _ in jobs], [view for _, view in jobs], self.to.layout)
+
+    def _take(self, jobs: Jobs, shape: tuple[int, int], outputs: torch.Tensor) -> None:
+        answers = list(outputs)
+        if not all_finite(outputs):
+            for i in not_finite(answers):
+                answers[i] = self._again(jobs[i], shape)
+        for (row, view), answer in zip(jobs, answers):
+            self.to.add_(self.fused[row], view, self.to.shared(view, answer), self.weight)
+
+    def _again(self, job: Job, shape: tuple[int, int]) -> torch.Tensor:
+        """The finite answer to one patch that was answered with NaN or infinity."""
+        row, view = job
+        place = place_of(row, self.owners[row], view, self.to.layout, shape)
+        patch = self.fused.new_empty(self.fused.shape[1], *shape)
+        self.cut.copy_(patch, self.rows(row), view)
+        if not all_finite(patch):
+            raise NotFiniteError(place, given=True)
+        answer = self._ask(self.rescue, [job], shape)[0]
+        if not all_finite(answer):
+            raise NotFiniteError(place)
+        self.rescued.append(place)
+        return answer
 
 
 class PhaseFusion:
     """Fuses one phase's local and global path, `D = (1 - c2) * D_local + c2 * D_global` (paper section 3.3).
 
+    Beside the answer it allocates the blurred picture of one row and one batch of patches, whatever their number.
+
     blur: standard deviation of the global path's Gaussian at full noise, in latent cells, 0 for none.
-    batch: how many patches the model gets at once, 1 or more.
+    batch: how many patches the model gets at once, 1 or more; 0 or a `WindowBatch` finds out. Share one through a run:
+        what it has learnt of memory holds for all phases.
     wrap: the picture goes on at its opposite edge: in the blur and the dilated sub-images; the grid has its own `wrap`.
+
+    rescued: the patches that the model answered with NaN or infinity, and when asked for again alone with numbers.
     """
 
     def __init__(
@@ -77,56 +187,84 @@ class PhaseFusion:
         weights: Weights,
         *,
         blur: float = 0.8,
-        batch: int = 16,
+        batch: int | WindowBatch = 16,
         wrap: bool = False,
     ):
         self.phase = phase
         self.grid = grid
         self.weights = weights
         self.blur = blur
-        self.batch = batch
+        self.batch = batch if isinstance(batch, WindowBatch) else WindowBatch(batch)
         self.wrap = wrap
         self.local: Layout | None = None
+        self.rescued: list[Place] = []
 
     def begin_step(self, generators: Sequence[torch.Generator]) -> None:
         """Draws the step's windows, one generator for each image. All evaluations until the next call share them."""
         self.local = self.grid.layout(generators)
 
-    def __call__(self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, predict: Predict) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        owners: Sequence[int],
+        t: float,
+        skip: float,
+        predict: Predict,
+        *,
+        rescue: Predict | None = None,
+    ) -> torch.Tensor:
         """The fused output for rows `x (rows, channels, height, width)`, in whatever form `predict` answers.
 
         owners: the image that each row belongs to; an image has several rows, one for each condition.
         skip: the factor with which the form of the output holds the model's input beside the network's output: 1 for
             the denoised of an epsilon model, `1 / (sigma^2 + 1)` for that of a v model, 0 where the output is epsilon.
+        rescue: asked once more for a single patch whose output holds NaN or infinity, a host's float32 say; without
+            one `predict` is.
+
+        Raises NotFiniteError where that does not help, and an error of memory where one patch is too many
+        (see `WindowBatch`).
         """
         if self.local is None:
             raise RuntimeError("begin_step has not been called")
         c2 = self.weights.c2(t)
-        if c2 <= 0:
-            return self._local_path(x, owners, predict)
-        if c2 >= 1:
-            return self._global_path(x, owners, t, skip, predict)
-        local = self._local_path(x, owners, predict)
-        return local.mul_(1 - c2).add_(self._global_path(x, owners, t, skip, predict), alpha=c2)
+        rescue = rescue or predict
+        fused = torch.zeros_like(x)
+        if c2 < 1:
+            self._add_local(fused, x, owners, predict, rescue)
+            fused.mul_(1 - c2)
+        if c2 > 0:
+            self._add_global(fused, x, owners, t, skip, c2, predict, rescue)
+        return fused
 
-    def _local_path(self, x: torch.Tensor, owners: Sequence[int], predict: Predict) -> torch.Tensor:
+    def _add_local(
+        self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], predict: Predict, rescue: Predict
+    ) -> None:
+        """The mean of the model's outputs over all windows that cover a cell."""
         assert self.local is not None
-        plane = self.local.pad(x)
-        return mean_over_views(plane, self.local, owners, predict, self.batch)
+        cut = Cut(self.local, (x.shape[-2], x.shape[-1]), x.device)
+        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, predict, rescue, self.rescued)
+        path.run(self.batch, self.native)
+        for image in set(owners):
+            count = cut.count(self.local.views[image], x)
+            for row, owner in enumerate(owners):
+                if owner == image:
+                    fused[row].div_(count)
 
-    def _global_path(
-        self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, predict: Predict
-    ) -> torch.Tensor:
+    def _add_global(
+        self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, c2: float,
+        predict: Predict, rescue: Predict,
+    ) -> None:  # fmt: skip
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
-        dilation = self.phase.dilation
-        layout = dilated_layout(x.shape[-2], x.shape[-1], dilation, max(owners) + 1, wrap=self.wrap)
-        # the authors' zeros are blurred and counted with the picture; cells shown twice would count twice
-        whole = x if self.wrap else layout.pad(x)
-        blurred = gaussian_blur(whole, 2 * dilation - 1, self.blur * self.weights.c3(t), wrap=self.wrap)
-        if blurred is not whole:
-            blurred = with_statistics(blurred, *statistics(whole))
-        plane = layout.pad(blurred) if self.wrap else blurred
-        output = mean_over_views(plane, layout, owners, predict, self.batch)
-        if blurred is not whole:
-            output = output + layout.crop(whole - blurred).mul(skip)
-        return output
+        (height, width), dilation = x.shape[-2:], self.phase.dilation
+        layout = dilated_layout(height, width, dilation, max(owners) + 1, wrap=self.wrap)
+        std = self.blur * self.weights.c3(t)
+        rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap)
+        to = cut = Cut(layout, (height, width), x.device, share=True)
+        if not self.wrap:  # its rows bring their zeros along
+            cut = Cut(Layout(layout.views), cut.padded_lat, x.device)
+        Path(owners, rows, cut, fused, to, c2, predict, rescue, self.rescued).run(self.batch, self.native)
+
+    @property
+    def native(self) -> int:
+        """How many cells a native window has. No fixed batch asks."""
+        return math.prod(self.grid.window_lat) if self.batch.automatic else 1

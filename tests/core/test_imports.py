@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "demofusion_lib"
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
-LIBRARIES = {"__future__", "collections", "dataclasses", "hashlib", "itertools", "math", "torch", "typing"}
+LIBRARIES = {"__future__", "collections", "dataclasses", "hashlib", "itertools", "math", "torch", "typing", "weakref"}
 
 
 def imported(path: Path) -> set[str]:

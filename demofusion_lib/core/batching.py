@@ -1,0 +1,208 @@
+"""How many patches the model gets at once: the largest batch that fits and pays, halved where memory runs out."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+PAYS = 16
+"""A larger batch of native windows draws no faster (`python -m bench.window_batch`)."""
+MODEST = 4
+"""Where free memory is not known, or the model can't be measured."""
+SHARE = 0.6
+"""Of the free memory: allocators split it into pieces, and libraries take work space that no tensor shows."""
+TRIAL = (1, 1, 2)
+"""The chunks that a run begins with while it measures. What the first call allocates for good is not the batch's."""
+
+NO_MEMORY = (
+    "out of memory",  # CUDA, ROCm, MPS
+    "out_of_memory",
+    "can't allocate memory",  # a CPU under Linux
+    "cannot allocate memory",
+    "not enough memory",  # under Windows
+    "not enough gpu video memory",  # DirectML
+    "alloc_failed",  # cuBLAS and cuDNN, whose work space no longer fits
+    "invalid buffer size",  # MPS
+)
+
+Ask = Callable[[int, int], torch.Tensor]
+"""`ask(start, stop)`: the model's outputs for these patches of a row of patches of one shape."""
+Take = Callable[[int, int, torch.Tensor], None]
+"""`take(start, stop, outputs)`: is given each output once, in order."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python itself, says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors on a device that are made, and of those that are still alive, while it is on.
+
+    Two tensors that share their memory count once, one that was there before not at all. It follows tensors by weak
+    references, and tells storages by their address: the Python object of a storage does not live as long as it does.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.now = self.peak = 0
+        self._tensors: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._storages: dict[int, tuple[int, int]] = {}  # how many tensors share it, and its bytes
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {address(tensor) for tensor in self._on_device((args, kwargs))}
+        result = function(*args, **(kwargs or {}))
+        for tensor in self._on_device(result):
+            if id(tensor) not in self._tensors and (address(tensor) in self._storages or address(tensor) not in known):
+                self._follow(tensor)
+        return result
+
+    def _on_device(self, values: Any) -> list[torch.Tensor]:
+        return [v for v in tree_flatten(values)[0] if isinstance(v, torch.Tensor) and v.device == self.device]
+
+    def _follow(self, tensor: torch.Tensor) -> None:
+        key, storage = id(tensor), address(tensor)
+        count, size = self._storages.get(storage, (0, 0))
+        if not count:
+            size = tensor.untyped_storage().nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self._storages[storage] = count + 1, size
+        self._tensors[key] = weakref.ref(tensor, lambda _: self._lose(key, storage))
+
+    def _lose(self, key: int, storage: int) -> None:
+        del self._tensors[key]
+        count, size = self._storages.pop(storage)
+        if count > 1:
+            self._storages[storage] = count - 1, size
+        else:
+            self.now -= size
+
+
+def address(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class WindowBatch:
+    """How many patches the model gets at once. One object serves all phases of a run.
+
+    wanted: a number, 1 or more; 0 for the largest batch that fits and pays. Then `size` is None until the first patches
+        have been measured, alone and in pairs: their model calls tell the bytes that a patch takes. Where memory is
+        plentiful the size found is always the same, so that a run can be drawn again bit for bit.
+    free_bytes: how many bytes the device could still give, None where nobody knows; asked once, after the measuring.
+    free: gives back to the device what is only kept for later; called before patches are tried again.
+
+    size: may be set before a run, as a resumed one does, to what another object ended with. In patches of the native
+        window's size or less; a found size is scaled down by area for larger ones.
+    reduced: `(from, to)` where memory ran out: the patches of the call that failed first, and the size since. Else None.
+
+    Raises ValueError for a negative number.
+    """
+
+    def __init__(
+        self,
+        wanted: int = 0,
+        *,
+        free_bytes: Callable[[], int | None] = lambda: None,
+        free: Callable[[], object] = lambda: None,
+    ):
+        if wanted < 0:
+            raise ValueError(f"window batch is {wanted}, allowed: 0 (automatic) or more")
+        self.automatic = wanted == 0
+        self.size: int | None = wanted or None
+        self.free_bytes = free_bytes
+        self.free = free
+        self.reduced: tuple[int, int] | None = None
+
+    def work(self, count: int, area: float, device: torch.device, ask: Ask, take: Take) -> None:
+        """Asks for `count` patches of one shape, in chunks; `area` is theirs over a native window's.
+
+        Where `ask` runs out of memory, the same patches are asked for again in chunks of half the size, and so are all
+        later ones. Raises what `ask` raises, an error of memory only where it can't do with one patch.
+        """
+        done = 0
+        if self.size is None:
+            done = self._measure(count, area, device, ask, take)
+        while done < count:
+            stop = min(count, done + self.rows(area))
+            done = stop if self._attempt(ask, take, done, stop, area) else done
+
+    def rows(self, area: float) -> int:
+        """How many patches of `area` native windows each the model may get at once; 1 where nothing is known yet."""
+        size = self.size or 1
+        return max(1, math.floor(size / area)) if self.automatic and area > 1 else size
+
+    def _attempt(self, ask: Ask, take: Take, start: int, stop: int, area: float) -> bool:
+        """Whether it was done. The error and all that hangs on its traceback is gone when this returns."""
+        try:
+            outputs = ask(start, stop)
+        except Exception as error:
+            if stop - start == 1 or not is_out_of_memory(error):
+                raise
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # whoever keeps it, keeps no tensors
+        else:
+            take(start, stop, outputs)
+            return True
+        self._halve(stop - start, area)
+        return False
+
+    def _halve(self, tried: int, area: float) -> None:
+        rows = tried // 2
+        self.size = math.ceil(rows * area) if self.automatic and area > 1 else rows
+        self.reduced = (self.reduced or (tried, rows))[0], self.size
+        self.free()
+
+    def _measure(self, count: int, area: float, device: torch.device, ask: Ask, take: Take) -> int:
+        """Works on the first patches in small chunks, and sets the size. Answers how many it has done."""
+        if count < sum(TRIAL):
+            return 0
+        done, peaks = 0, []
+        for rows in TRIAL:
+            measured = Measured(ask, device)
+            if not self._attempt(measured, take, done, done + rows, area):
+                return done
+            done += rows
+            peaks.append(measured.peak)
+        self.size = self._fitting(peaks, area)
+        return done
+
+    def _fitting(self, peaks: list[int], area: float) -> int:
+        """The size for the bytes that the chunks of `TRIAL` took."""
+        free = self.free_bytes()
+        _, one, two = peaks
+        if free is None or one <= 0 or two <= 0:
+            return MODEST
+        each = two - one if two > one else two  # a model that cuts its work up takes no more for two
+        fixed = max(0, one - each)
+        return max(1, min(PAYS, math.floor((SHARE * free - fixed) / (each / area))))
+
+
+class Measured:
+    """An `Ask` whose allocations on the device are counted. `peak` is 0 where they can't be."""
+
+    def __init__(self, ask: Ask, device: torch.device):
+        self.ask = ask
+        self.device = device
+        self.peak = 0
+
+    def __call__(self, start: int, stop: int) -> torch.Tensor:
+        try:
+            with LiveBytes(self.device) as live:
+                outputs = self.ask(start, stop)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+        else:
+            self.peak = live.peak
+            return outputs
+        # a model that can't be watched, or an error of its own, which then comes again
+        return self.ask(start, stop)
