@@ -48,7 +48,12 @@ class Progress:
 
     def decoding(self) -> None:
         self.sampling, self.done = len(self.costs), 0.0
-        shared.state.textinfo = "DemoFusion: decoding"
+        self.decoded(0.0)
+
+    def decoded(self, share: float) -> None:
+        """How far the decode of a picture is: the last one's, or one's that is kept between phases."""
+        if self.sampling == len(self.costs):
+            shared.state.textinfo = f"DemoFusion: decoding{f', {share:.0%}' if share else ''}"
 
     def end(self) -> None:
         """The picture is drawn; until the host goes on to the next, its own count says so."""

@@ -131,12 +131,15 @@ class Host:
         return p
 
     def arguments(self, settings: Any) -> list[Any]:
-        """As they arrive: behind a mapping the API fills up with the accordion's own values."""
+        """As they arrive: behind a mapping the API fills up with the accordion's own values.
+
+        The double's VAE is no network, and is left to the double.
+        """
         defaults = [setting.default for setting in self.params.SETTINGS]
         if settings is None:
             return defaults
         if isinstance(settings, dict):
-            return [{"enabled": True, "window_batch": 64, **settings}, *defaults[1:]]
+            return [{"enabled": True, "window_batch": 64, "vae": "host", **settings}, *defaults[1:]]
         return [*settings, *defaults[len(settings) :]]
 
     def run(self, p: Any, *, page: bool = False) -> Outcome:

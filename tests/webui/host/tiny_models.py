@@ -132,7 +132,10 @@ class TinyModel:
         unet = torch.nn.Sequential(self.convolution)
         self.model = SimpleNamespace(conditioning_key=conditioning_key, diffusion_model=unet)
         vae = [convolution(torch.zeros(3, 3, 3, 3))]
-        self.first_stage_model = SimpleNamespace(dtype=torch.float32, to=lambda *args: None, layers=vae)
+        self.first_stage_model = SimpleNamespace(
+            dtype=torch.float32, to=lambda *args: None, layers=vae,
+            decode=lambda latent: latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2),
+        )  # fmt: skip
         self.sd_checkpoint_info = CheckpointInfo(name)
         self.alphas_cumprod = self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.cond_stage_model_empty_prompt = self.encode("")[None]
@@ -203,7 +206,7 @@ class TinyModel:
     def decode_first_stage(self, latent: torch.Tensor) -> torch.Tensor:
         self.decoded.append(latent.clone())
         self.decoded_circular.append(all(map(is_circular, self.first_stage_model.layers)))
-        return self.hooks.decoded(latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2))
+        return self.hooks.decoded(self.first_stage_model.decode(latent))
 
     def encode_first_stage(self, image: torch.Tensor) -> torch.Tensor:
         self.encoded_sizes.append(tuple(image.shape[-2:]))

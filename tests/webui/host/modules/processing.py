@@ -254,7 +254,13 @@ def decode_latent_batch(model, batch, target_device=None, check_for_nans=False):
     for latent in batch.split(1):
         sample = decode_first_stage(model, latent)[0]
         if check_for_nans:
-            devices.test_for_nans(sample, "vae")
+            try:
+                devices.test_for_nans(sample, "vae")
+            except devices.NansException:
+                if not shared.opts.auto_vae_precision:
+                    raise
+                model.first_stage_model.to(torch.float32)
+                sample = decode_first_stage(model, latent)[0]
         samples.append(sample)
     return samples
 

@@ -1,0 +1,142 @@
+"""One batch in the host: from the base image through the phases to what is delivered."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from modules import devices, errors, shared
+from modules.processing import DecodedSamples, decode_latent_batch
+
+from ..core import centre_crop, climb
+from .decoding import DecodingInterrupted, TiledDecode, tiled
+from .formats import LIMITS_PX, too_large
+from .kept import end_with, keep_images
+from .notes import tell
+from .planning import plan_of
+from .progress import Progress
+from .sampling import PhaseInterrupted, PhaseSampler
+
+STOPPED_KEY = "DemoFusion stopped"
+
+
+class Climb:
+    """The phases of one batch, from the host's base image to what is delivered."""
+
+    def __init__(self, p: Any, run: Any, notes: list[str]):
+        self.p, self.run, self.notes = p, run, notes
+        self.plan = plan_of(p, run.params)
+        self.progress = Progress(self.plan)
+        self.tiles: TiledDecode | None = None
+
+    def sample(self, host_sample: Any) -> Any:
+        self._announce()
+        with contextlib.ExitStack() as self.lent:
+            self.lent.callback(self.progress.end)
+            base = host_sample()
+            if stop_pressed() and base is self.p.sampler.last_latent:
+                # not a finished picture: the host shows and saves it by its own rules
+                self._stopped(0, "interrupted")
+                return base
+            latents = [base, *self._climb(base)]
+            self.progress.decoding()
+            return self._deliver(latents)
+
+    def _announce(self) -> None:
+        """Tells the host's console how many steps there are to do, once a run. `job_count` stays the number of pictures."""
+        state = shared.state
+        self.progress.begin()
+        if state.processing_has_refined_job_count or self.p.iteration > 0:
+            return
+        shared.total_tqdm.updateTotal(
+            max(state.job_count, 1) * (self.p.steps + len(self.plan.phases) * self.plan.phase_steps)
+        )
+        state.processing_has_refined_job_count = True
+
+    def _climb(self, base: torch.Tensor) -> list[torch.Tensor]:
+        """The latents of all phases that could be completed."""
+        p = self.p
+        done: list[torch.Tensor] = []
+        try:
+            devices.test_for_nans(base, "unet")
+            base = centre_crop(base, *self.plan.base_lat)
+            keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
+            if stop_pressed():
+                raise PhaseInterrupted
+            sampler = PhaseSampler(p, self.plan, self.progress, self._tell)
+            self._decode_by_tiles()  # of the model that is loaded now
+            for phase, latent in climb(base, self.plan.phases, sampler, wrap=self.plan.wrap):
+                devices.test_for_nans(latent, "unet")
+                done.append(latent)
+                if phase.number == phase.last:
+                    break
+                keep_images(p, self.run, phase.number, latent)
+                if stop_pressed():
+                    raise PhaseInterrupted
+                devices.torch_gc()
+        except (PhaseInterrupted, DecodingInterrupted):
+            self._stopped(len(done) + 1, "interrupted")
+        except Exception as error:
+            self._report(len(done) + 1, error)
+        return done
+
+    def _decode_by_tiles(self) -> None:
+        cells = self.plan.drawn_lat[0] * self.plan.drawn_lat[1]
+        wanted = tiled(self.p, self.plan.params.vae, cells, self._tell, self.progress.decoded)
+        self.tiles = self.lent.enter_context(wanted)
+
+    def _tell(self, text: str) -> None:
+        tell(self.p, self.notes, text)
+
+    def _report(self, complete: int, error: Exception) -> None:
+        """A fault after the base image loses nothing: the last complete phase is delivered, and the fault is named."""
+        errors.report("DemoFusion: a phase failed", exc_info=True)
+        devices.torch_gc()
+        message = str(error).strip().splitlines() or ["no message"]
+        self._stopped(complete, type(error).__name__, message[0][:200])
+
+    def _stopped(self, complete: int, reason: str, message: str = "") -> None:
+        """`complete` phases are finished, the base image counted; the last of them is what the user gets."""
+        total = len(self.plan.phases) + 1
+        named = f"{reason} ({message})" if message else reason
+        shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
+        self._tell(f"{named} in phase {complete + 1} of {total}; {shown}")
+        self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
+
+    def _deliver(self, latents: list[torch.Tensor]) -> Any:
+        """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
+        p, total = self.p, len(self.plan.phases) + 1
+        method = shared.opts.sd_vae_decode_method
+        if method != "Full":
+            p.extra_generation_params["VAE Decoder"] = method
+            self._tell(f"decoded by {method}, as the webui's settings say")
+        for complete in range(len(latents), 0, -1):
+            devices.torch_gc()
+            try:
+                with self.tiles.heeding_new_stops() if self.tiles else contextlib.nullcontext():
+                    decoded = decode(p, latents[complete - 1])
+            except DecodingInterrupted:
+                self._stopped(complete - 1, "interrupted", f"while phase {complete} was decoded")
+                continue
+            except Exception as error:
+                if complete == 1:
+                    raise
+                self._report(complete - 1, error)
+                continue
+            end_with(p, self.run.kept, complete, total)
+            height, width = decoded[0].shape[-2:]
+            held = too_large((width, height))
+            if held:
+                picture = f"this picture of {width}x{height} px is a PNG"
+                self._tell(f"{held} holds {LIMITS_PX[held]} px a side at most: {picture}")
+            return decoded
+        raise AssertionError("there is always a base latent")
+
+
+def stop_pressed() -> bool:
+    return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def decode(p: Any, latent: torch.Tensor) -> DecodedSamples:
+    return decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)

@@ -1,0 +1,142 @@
+"""The phases' pictures through the exact VAE tiles, in the host's own decoding.
+
+`first_stage_model.decode` of the model that is loaded is ours while a batch is drawn, for latents that are larger than the
+base image's; so the result, the phases that are kept and the live preview "Full" all go through it, and what the host does
+around a decode (approximations, 32-bit retries, its NaN check) stays its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import torch
+from modules import devices, shared
+
+from .. import vae
+from .others import extension_of
+
+HOOKS = ("send_me_to_gpu",)
+LENT = "first_stage_model_decode_wrap"
+"""Of the host's, on a module that is not always on the device (`--medvram`)."""
+ONE_PRESS = 1.0
+"""Seconds."""
+
+
+class DecodingInterrupted(Exception):
+    """Interrupt or Skip was pressed while a picture was decoded."""
+
+
+class TiledDecode:
+    """Stands for `first_stage_model.decode`. `larger_than`: latents of no more cells are the host's own business."""
+
+    __name__ = "tiled_decode"  # the reader of the VAE refuses a `decode` that it doesn't know
+
+    def __init__(
+        self, model: Any, mode: str, larger_than: int, folder: str,
+        tell: Callable[[str], None], progress: Callable[[float], None],
+    ):  # fmt: skip
+        self.model = model
+        self.mode = mode
+        self.larger_than = larger_than
+        self.folder = folder
+        self.tell = tell
+        self.progress = progress
+        self.host_decode = model.decode
+        self.thread = threading.get_ident()
+        self.readable = True
+        self.deaf_until = 0.0
+
+    def __call__(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self.readable or args or kwargs or z.shape[-2] * z.shape[-1] <= self.larger_than:
+            return self.host_decode(z, *args, **kwargs)
+        try:
+            return self._decode(z)
+        except vae.Unreadable as error:
+            self.readable = False
+            self._tell(f"the VAE can't be read ({error}), so the webui decodes the phases in one piece")
+            return self.host_decode(z)
+
+    def _decode(self, z: torch.Tensor) -> torch.Tensor:
+        for hook in self.model._forward_pre_hooks.values():
+            if hook.__name__ in HOOKS:
+                hook(self.model, None)
+        memory = vae.Memory.find(devices.device, self.folder)
+        try:
+            return vae.decode(
+                self.model, z, mode=self.mode, memory=memory, on_tile=self._after_tile, told=self._told_plan
+            )  # fmt: skip
+        except vae.NotFinite as error:
+            if self._is_preview or shared.cmd_opts.disable_nan_check:
+                raise
+            self._tell(f"in the VAE's precision {error}")
+            # the host checks one value, and does what its settings ask for: a decode in another precision, or an error
+            return z.new_full((1, 1, 1, 1), torch.nan).expand(len(z), 3, 8 * z.shape[-2], 8 * z.shape[-1])
+
+    def _told_plan(self, plan: vae.Plan) -> None:
+        if plan.mode == "estimated":
+            self._tell("decoded by tiles with estimated statistics, which is not exact")
+
+    def _after_tile(self, done: int, total: int) -> None:
+        if self._is_preview:
+            return
+        state = shared.state
+        if (state.interrupted or state.skipped) and monotonic() >= self.deaf_until:
+            raise DecodingInterrupted
+        self.progress(done / total)
+
+    @contextlib.contextmanager
+    def heeding_new_stops(self) -> Iterator[None]:
+        """A run that was stopped ends with a decode, which another press shall stop: the first one is set aside for it.
+
+        What follows it within a second is the same press: buttons are pressed more than once.
+        """
+        state = shared.state
+        before = state.interrupted, state.skipped
+        if any(before):
+            state.interrupted = state.skipped = False
+            self.deaf_until = monotonic() + ONE_PRESS
+        try:
+            yield
+        finally:
+            state.interrupted = state.interrupted or before[0]
+            state.skipped = state.skipped or before[1]
+            self.deaf_until = 0.0
+
+    def _tell(self, text: str) -> None:
+        if not self._is_preview:
+            self.tell(text)
+
+    @property
+    def _is_preview(self) -> bool:
+        """The host makes them in the thread of the request that asks for one."""
+        return threading.get_ident() != self.thread
+
+
+@contextlib.contextmanager
+def tiled(
+    p: Any, mode: str, larger_than: int, tell: Callable[[str], None], progress: Callable[[float], None]
+) -> Iterator[TiledDecode | None]:
+    """Puts a `TiledDecode` into the model that is loaded, and takes it out again whatever happens. None: the host's own."""
+    model = p.sd_model.first_stage_model
+    before = vars(model).get("decode")
+    if mode == "host":
+        yield None
+    elif before is not None and before.__name__ != LENT:
+        tell(f"{extension_of(before)} decodes the phases")
+        yield None
+    else:
+        folder = p.outpath_samples if os.path.isdir(p.outpath_samples) else tempfile.gettempdir()
+        model.decode = decode = TiledDecode(model, mode, larger_than, folder, tell, progress)
+        try:
+            yield decode
+        finally:
+            if before is None:
+                del model.decode
+            else:
+                model.decode = before

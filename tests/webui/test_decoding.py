@@ -1,0 +1,205 @@
+"""The phases' pictures go through the VAE's tiles, with a network for a VAE, and nothing stays behind in it."""
+
+import importlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL as Diffusers
+
+SIDE = 128
+"""Of the base image, in pixels."""
+
+
+class AutoencoderKL(Diffusers):
+    """With the host's own `decode`, which answers the picture itself. `repair`: what a wider precision does to it."""
+
+    repair = None
+
+    def to(self, *args, **kwargs):
+        if self.repair is not None:
+            self.repair()
+        return super().to(*args, **kwargs)
+
+    def decode(self, z):
+        self.undivided.append(tuple(z.shape[-2:]))
+        return super().decode(z, return_dict=False)[0]
+
+
+@pytest.fixture
+def vae(host):
+    torch.manual_seed(3)
+    made = AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    ).eval()  # fmt: skip
+    made.undivided = []
+    made.layers = [module for module in made.modules() if type(module) is torch.nn.Conv2d]
+    host.model.first_stage_model = made
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_room(monkeypatch, tmp_path):
+    """Pictures are saved nowhere."""
+    monkeypatch.chdir(tmp_path)
+
+
+def drawn(host, settings, **fields):
+    outcome = host.txt2img({"scale": 2, "vae": "auto", **settings}, steps=2, **fields)
+    assert "decode" not in vars(host.model.first_stage_model)
+    return outcome
+
+
+@pytest.mark.parametrize("mode", ["auto", "exact"])
+def test_the_picture_is_the_undivided_one(host, vae, mode):
+    whole = drawn(host, {"vae": "host"})
+    assert vae.undivided == [(32, 32)]
+    tiled = drawn(host, {"vae": mode})
+    assert vae.undivided == [(32, 32)] and not tiled.comments
+    assert int(np.abs(tiled.images[0].astype(int) - whole.images[0]).max()) <= 1
+    assert len(np.unique(tiled.images[0])) > 50
+
+
+def test_estimated_is_said(host, vae):
+    outcome = drawn(host, {"vae": "estimated"})
+    assert "estimated statistics, which is not exact" in outcome.comments
+    assert "estimated" in outcome.infotext and vae.undivided == []
+
+
+def test_the_base_image_is_the_hosts_own(host, vae):
+    """Its own size goes through the host's own decoder, kept or delivered."""
+    outcome = drawn(host, {"keep_phases": True, "scale": 3})
+    assert vae.undivided == [(16, 16)]
+    assert sorted(outcome.sizes) == [(128, 128), (256, 256), (384, 384)]
+
+
+def test_what_cannot_be_read_is_the_hosts(host, vae):
+    vae.decoder.mid_block.resnets[0].forward = vae.decoder.mid_block.resnets[0].forward
+    outcome = drawn(host, {})
+    assert vae.undivided == [(32, 32)]
+    assert "the VAE can't be read (" in outcome.comments and "in one piece" in outcome.comments
+
+
+def test_another_extensions_decode_stays(host, vae):
+    seen = []
+    own = vae.decode
+
+    def decode(z):
+        seen.append(z.shape)
+        return own(z)
+
+    vae.decode = decode
+    outcome = host.txt2img({"scale": 2, "vae": "auto"}, steps=2)
+    assert vars(vae)["decode"] is decode and len(seen) == 1
+    assert "decodes the phases" in outcome.comments
+
+
+def test_a_module_that_the_host_moves_is_called_for_first(host, vae):
+    """`--medvram` sends a module to the device before its forward, and wraps `decode` in the same."""
+    calls = []
+
+    def send_me_to_gpu(module, _):
+        calls.append(module)
+
+    own = vae.decode
+
+    def first_stage_model_decode_wrap(z):
+        send_me_to_gpu(vae, None)
+        return own(z)
+
+    vae.register_forward_pre_hook(send_me_to_gpu)
+    vae.decode = first_stage_model_decode_wrap
+    outcome = host.txt2img({"scale": 2, "vae": "auto"}, steps=2)
+    assert calls == [vae] and vae.undivided == [] and not outcome.comments
+    assert vars(vae)["decode"] is first_stage_model_decode_wrap
+
+
+def test_overflow_is_decoded_again_as_the_host_does(host, vae):
+    """The host sees NaN; where its settings allow it, it turns the VAE to another precision and decodes again."""
+    weight = vae.decoder.conv_out.weight
+    right = weight.detach().clone()
+    weight.data.fill_(torch.inf)
+    host.opts.auto_vae_precision = False
+    with pytest.raises(host.devices.NansException):
+        host.txt2img({"scale": 2, "vae": "auto"}, steps=2)
+    host.opts.auto_vae_precision = True
+    vae.repair = lambda: weight.data.copy_(right)
+    outcome = drawn(host, {})
+    assert outcome.sizes == [(256, 256)]
+    assert "in the VAE's precision the VAE's layer decoder.conv_out gave values that are not finite" in outcome.comments
+
+
+def test_a_press_while_the_last_picture_is_decoded_gives_the_one_before(host, vae, monkeypatch):
+    pressed = press_after(host, monkeypatch, tiles=5)
+    outcome = drawn(host, {"scale": 3})
+    assert pressed and outcome.sizes == [(256, 256)]
+    assert "interrupted (while phase 3 was decoded)" in outcome.comments
+    assert outcome.p.extra_generation_params["DemoFusion stopped"] == "phase 2 of 3 - interrupted"
+    assert host.state.interrupted
+
+
+def test_the_press_that_ended_a_phase_does_not_end_the_decode(host, vae):
+    def press(number):
+        if host.model.calls > 60:
+            host.state.interrupt()
+
+    host.model.hooks.on_call = press
+    outcome = host.txt2img({"scale": 3, "vae": "auto", "window_batch": 1}, steps=2)
+    assert outcome.sizes == [(256, 256)] and host.state.interrupted
+
+
+def test_a_second_press_at_once_is_the_same_press(host, vae, monkeypatch):
+    """A key is pressed more than once: within a second it ends no decode of what the first one left."""
+    host.model.hooks.on_call = lambda number: host.state.interrupt() if host.model.calls > 60 else None
+    press_after(host, monkeypatch, tiles=2)
+    outcome = host.txt2img({"scale": 3, "vae": "auto", "window_batch": 1}, steps=2)
+    assert outcome.sizes == [(256, 256)]
+
+
+def test_a_live_preview_is_decoded_by_tiles_and_ends_nothing(host, vae, monkeypatch):
+    """In another thread, while a phase is drawn: neither its notes nor a press in it are the run's."""
+    previews = []
+
+    def preview(number):
+        if host.model.calls == 40:
+            latent = torch.randn(1, 4, 32, 32)
+            thread = threading.Thread(target=lambda: previews.append(host.model.first_stage_model.decode(latent)))
+            thread.start()
+            thread.join()
+
+    host.model.hooks.on_call = preview
+    outcome = host.txt2img({"scale": 2, "vae": "estimated", "window_batch": 1}, steps=2)
+    assert previews[0].shape == (1, 3, 256, 256) and vae.undivided == []
+    assert outcome.comments.count("estimated statistics") == 1
+
+
+def test_the_state_tells_how_far_the_decode_is(host, vae, monkeypatch):
+    told = []
+    climbing = importlib.import_module("demofusion_lib.webui.progress")
+    original = climbing.Progress.decoded
+
+    def decoded(self, share):
+        original(self, share)
+        told.append(host.state.textinfo)
+
+    monkeypatch.setattr(climbing.Progress, "decoded", decoded)
+    drawn(host, {})
+    assert told[0] == "DemoFusion: decoding" and told[-1] == "DemoFusion: decoding, 100%" and len(told) > 5
+
+
+def press_after(host, monkeypatch, tiles):
+    """Interrupt is pressed behind so many tiles of the first decode."""
+    decoding = importlib.import_module("demofusion_lib.webui.decoding")
+    original, pressed, seen = decoding.TiledDecode._after_tile, [], []
+
+    def after_tile(self, done, total):
+        seen.append(done)
+        if len(seen) == tiles:
+            host.state.interrupt()
+            pressed.append(done)
+        return original(self, done, total)
+
+    monkeypatch.setattr(decoding.TiledDecode, "_after_tile", after_tile)
+    return seen
