@@ -152,7 +152,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("overlap", "Window overlap", 0.5, "Share of a window that its neighbour covers too; less is faster and shows seams.", 0, 0.9, 0.05),
     Setting("jitter", "Window jitter", True, "Shift the windows at random in every step, so that no seam stays in one place."),
     Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=BORDERS),
-    Setting("window_batch", "Window batch", 2, "Windows the model gets at once, each prompt and negative prompt counted; more is faster and takes more memory.", 1, 64, 1),
+    Setting("window_batch", "Window batch", 0, "Windows the model gets at once, each prompt and negative prompt counted; 0 takes as many as fit and pay. Where memory runs out, the batch is halved and the step goes on.", 0, 64, 1),
     Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS),
     Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
     Setting("skip_residual", "Skip residual", True, "Pull every step towards the phase before; off lets each window draw on its own, and objects repeat."),

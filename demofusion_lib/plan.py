@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-from .core import Phase, PhaseEngine, PhaseFusion, SkipResidual, Weights, WindowGrid, step_generator, step_starts
+from .core import (
+    Phase,
+    PhaseEngine,
+    PhaseFusion,
+    SkipResidual,
+    Weights,
+    WindowBatch,
+    WindowGrid,
+    step_generator,
+    step_starts,
+)
 from .params import LATENT_PX, Params
 
 LATENT_CHANNELS = 4
@@ -112,17 +122,18 @@ class Plan:
 
     def engine(
         self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
-        *, stochastic: bool, solver: str = "", weights: Weights | None = None,
+        *, stochastic: bool, batch: WindowBatch | None = None, solver: str = "", weights: Weights | None = None,
     ) -> PhaseEngine:  # fmt: skip
         """Of one phase: for the upsampled latent of the phase before and the phase's noise, `(images, 4, height, width)`.
 
-        stochastic: whether the sampler puts noise of its own into the latent. solver, weights: where
+        stochastic: whether the sampler puts noise of its own into the latent. batch: the run's own; what it has learnt of
+        memory holds for all phases. solver, weights: where
         they are not the plan's own.
         """
         params, weights = self.params, weights or self.params.weights
         residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
         fusion = PhaseFusion(
-            phase, self.grid(phase), weights, blur=params.blur, batch=params.window_batch, wrap=self.wrap
+            phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch), wrap=self.wrap
         )  # fmt: skip
         return PhaseEngine(
             residual, fusion, step_starts(solver or self.solver, self.phase_steps),

@@ -9,7 +9,9 @@ import torch
 from modules import devices, errors, shared
 from modules.processing import DecodedSamples, decode_latent_batch
 
-from ..core import centre_crop, climb
+from ..core import NotFiniteError, WindowBatch, centre_crop, climb
+from ..memory import window_batch
+from ..params import LATENT_PX
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .formats import LIMITS_PX, too_large
 from .kept import end_with, keep_images
@@ -28,6 +30,9 @@ class Climb:
         self.p, self.run, self.notes = p, run, notes
         self.plan = plan_of(p, run.params)
         self.progress = Progress(self.plan)
+        if run.batch is None:
+            run.batch = window_batch(run.params.window_batch, devices.device)
+        self.batch: WindowBatch = run.batch
         self.tiles: TiledDecode | None = None
 
     def sample(self, host_sample: Any) -> Any:
@@ -64,7 +69,7 @@ class Climb:
             keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
             if stop_pressed():
                 raise PhaseInterrupted
-            sampler = PhaseSampler(p, self.plan, self.progress, self._tell)
+            sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
             self._decode_by_tiles()  # of the model that is loaded now
             for phase, latent in climb(base, self.plan.phases, sampler, wrap=self.plan.wrap):
                 devices.test_for_nans(latent, "unet")
@@ -93,7 +98,8 @@ class Climb:
         """A fault after the base image loses nothing: the last complete phase is delivered, and the fault is named."""
         errors.report("DemoFusion: a phase failed", exc_info=True)
         devices.torch_gc()
-        message = str(error).strip().splitlines() or ["no message"]
+        told = error.told(LATENT_PX, "px") if isinstance(error, NotFiniteError) else str(error)
+        message = told.strip().splitlines() or ["no message"]
         self._stopped(complete, type(error).__name__, message[0][:200])
 
     def _stopped(self, complete: int, reason: str, message: str = "") -> None:

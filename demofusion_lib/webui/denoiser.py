@@ -13,6 +13,7 @@ from modules.sd_samplers_common import InterruptedException
 from ..core import CORRECTED, Layout, PhaseEngine, View
 from .conditions import CropCorner, cut
 from .families import SigmaFamily, TimestepFamily, solver_name
+from .rescue import in_float32, unet_in_float32
 
 
 def row_owners(cond: Any) -> list[int]:
@@ -72,17 +73,30 @@ class FusedModel(torch.nn.Module):
         t, _, _ = self.family.level(level)
         size_lat = (x.shape[-2], x.shape[-1])
 
-        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
-            if shared.state.interrupted or shared.state.skipped:
-                raise InterruptedException
-            self.watcher.patches(patches)
+        def ask(
+            patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout,
+            cond: Any, level: torch.Tensor, extra: dict[str, Any],
+        ) -> torch.Tensor:  # fmt: skip
             part = cut(cond, rows, views, layout, size_lat)
             if self.corner is not None and "vector" in part:
                 part["vector"] = self.corner.write(part["vector"], views)
             with self.padding(views):
                 return self.base(patches, level[list(rows)], cond=part, **extra)
 
-        return self.engine.fusion(x, self._next_owners(len(x)), t, self.family.skip(level), predict)
+        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            if shared.state.interrupted or shared.state.skipped:
+                raise InterruptedException
+            self.watcher.patches(patches)
+            return ask(patches, rows, views, layout, cond, level, extra)
+
+        def rescue(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            with unet_in_float32(shared.sd_model):
+                wide = in_float32(extra)
+                answer = ask(patches.float(), rows, views, layout, in_float32(cond), level.float(), wide)
+            return answer.to(patches.dtype)
+
+        owners, skip = self._next_owners(len(x)), self.family.skip(level)
+        return self.engine.fusion(x, owners, t, skip, predict, rescue=rescue)
 
 
 class InstalledEngine:

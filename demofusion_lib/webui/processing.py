@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import params
-from ..core import Phase
+from ..core import Phase, WindowBatch
 from ..params import LATENT_PX, Params, size_text
 from .checks import check_model, check_sampler
 from .climbing import STOPPED_KEY, Climb
@@ -30,6 +30,8 @@ class Run:
     owner: int = 0
     outer_sample: Any = None
     """A `sample` that another extension had set on the object before us: it stands for the host's own."""
+    batch: WindowBatch | None = None
+    """How many windows the model gets at once: found out in the first batch of images."""
     sampled: int = -1
     """The last batch that came through here."""
 

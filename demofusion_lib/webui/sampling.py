@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
 
-from ..core import Phase
+from ..core import Phase, PhaseFusion, WindowBatch
 from ..plan import Plan
 from .checks import sampler_is_stochastic
 from .conditions import CropCorner
@@ -103,9 +103,10 @@ def other_sampler(p: Any, used: Sequence[Any]) -> tuple[Any, bool]:
 class PhaseSampler:
     """Samples the phases of one batch."""
 
-    def __init__(self, p: Any, plan: Plan, progress: Progress, tell: Callable[[str], None]):
+    def __init__(self, p: Any, plan: Plan, batch: WindowBatch, progress: Progress, tell: Callable[[str], None]):
         self.p = p
         self.plan = plan
+        self.batch = batch
         self.progress = progress
         self.tell = tell
         self.hypertile = HyperTile(p)
@@ -154,7 +155,7 @@ class PhaseSampler:
         family = family_of(sampler)
         engine = self.plan.engine(
             phase, previous, noise, list(p.seeds),
-            stochastic=sampler_is_stochastic(p, sampler), solver=solver_name(sampler),
+            stochastic=sampler_is_stochastic(p, sampler), batch=self.batch, solver=solver_name(sampler),
         )  # fmt: skip
         if p.scripts is not None:
             p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
@@ -168,9 +169,19 @@ class PhaseSampler:
             latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
             installed.take_off()
+            self._tell_of_faults(engine.fusion)
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def _tell_of_faults(self, fusion: PhaseFusion) -> None:
+        """What went wrong in a phase and was mended."""
+        if self.batch.reduced is not None:
+            tried, since = self.batch.reduced
+            self.tell(f"memory ran out with {tried} windows at once, {since} since")
+        if fusion.rescued:
+            count = f"{len(fusion.rescued)} windows were" if len(fusion.rescued) > 1 else "1 window was"
+            self.tell(f"{count} NaN and drawn again in 32-bit in phase {fusion.phase.number}")
 
     def _tell_of_others(self, sampler_passed_over: bool) -> None:
         """What other extensions do to the base image that they can't do, or do once more, in the phases."""

@@ -31,7 +31,7 @@ LENGTHY = {"steps": 150, "width": 512, "height": 512}
         ({"overlap": 1}, ["overlap", "1", "0 to 0.9"]),
         ({"jitter": "yes"}, ["jitter", "'yes'", "true or false"]),
         ({"border": ""}, ["border", "''", "inside, paper"]),
-        ({"window_batch": 0}, ["window_batch", "0", "1 to 64"]),
+        ({"window_batch": -1}, ["window_batch", "-1", "0 to 64"]),
         ({"target_width": 1001}, ["target_width", "1001", "multiples of 8", "nearest is 1000"]),
         ({"target_width": 256}, ["target_width", "256", "512 to 4096"]),
         ({"target_width": 64, "target_height": 64}, ["target_", "64", "512 to 4096"]),

@@ -124,7 +124,7 @@ def test_overflow_is_decoded_again_as_the_host_does(host, vae):
     host.opts.auto_vae_precision = False
     with pytest.raises(host.devices.NansException):
         host.txt2img({"scale": 2, "vae": "auto"}, steps=2)
-    host.opts.auto_vae_precision = True
+    host.opts.auto_vae_precision, host.devices.dtype_vae = True, torch.bfloat16
     vae.repair = lambda: weight.data.copy_(right)
     outcome = drawn(host, {})
     assert outcome.sizes == [(256, 256)]

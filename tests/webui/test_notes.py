@@ -86,7 +86,7 @@ def test_a_stop_is_told_of_its_own_batch(host):
 def test_a_fault(host):
     host.model.hooks.output = lambda n, output: output * float("nan") if n > 4 else output
     text = noted(host, {"scale": 2})
-    assert text.startswith("NansException (") and "in phase 2 of 2; this is the image of phase 1" in text
+    assert text.startswith("NotFiniteError (") and "in phase 2 of 2; this is the image of phase 1" in text
 
 
 def test_several(host):

@@ -15,7 +15,7 @@ BAD = {
     "target off the grid": ({"target_width": 1001}, ["target_width", "1001", "multiples of 8"]),
     "target below the base": ({"target_width": 64}, ["target_width", "64", "128 to 1024"]),
     "target far above the base": ({"target_height": 2048}, ["target_height", "2048", "128 to 1024"]),
-    "too many values": ([True, 2.0] + [None] * 20, ["22 arguments", "at most 19"]),
+    "too many values": ([True, 2.0] + [None] * 30, ["32 arguments", "at most 22"]),
     "not what it should be, by place": ([True, "big"], ["scale", "'big'", "1 to 8"]),
     "several at once": (
         {"scale": 9, "blur": -1, "scael": 4},
@@ -214,6 +214,8 @@ def test_infotext_says_what_differs_from_the_defaults(host):
         "DemoFusion plan": "direct",
         "DemoFusion jitter": "False",
         "DemoFusion a1": "2.5",
+        "DemoFusion window batch": "2",
+        "DemoFusion vae": "host",
     }
 
 

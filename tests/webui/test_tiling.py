@@ -95,7 +95,7 @@ def test_however_a_phase_ends_the_model_is_as_the_webui_made_it(host, ending, di
     assert plain.phases[0].calls[dilated].circular == dilated
 
     def act(n):
-        if n != number:
+        if n < number:
             return
         if ending == "error":
             raise ValueError("broken")

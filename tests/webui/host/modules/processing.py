@@ -257,8 +257,9 @@ def decode_latent_batch(model, batch, target_device=None, check_for_nans=False):
             try:
                 devices.test_for_nans(sample, "vae")
             except devices.NansException:
-                if not shared.opts.auto_vae_precision:
+                if not shared.opts.auto_vae_precision or devices.dtype_vae == torch.float32:
                     raise
+                devices.dtype_vae = torch.float32
                 model.first_stage_model.to(torch.float32)
                 sample = decode_first_stage(model, latent)[0]
         samples.append(sample)

@@ -33,7 +33,6 @@ _DEFAULTS = {
     "samples_save": True,
     "save_images_replace_action": "Replace",
     "save_incomplete_images": False,
-    "auto_vae_precision": True,
     "sd_model_checkpoint": None,
     "sd_noise_schedule": "Default",
     "sd_vae_decode_method": "Full",
