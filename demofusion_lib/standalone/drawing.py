@@ -8,7 +8,8 @@ from time import perf_counter
 
 import torch
 
-from ..core import Phase, PhaseEngine, centre_crop, climb, step_generator
+from ..core import Phase, PhaseEngine, WindowBatch, centre_crop, climb, step_generator
+from ..memory import window_batch
 from ..params import LATENT_PX, Params
 from ..plan import Plan
 from .guidance import Guided, Progress, SizeTold, passes
@@ -66,6 +67,7 @@ class Drawing:
     progress: Progress = lambda rows: None
     sampler: Sampler = field(init=False)
     plan: Plan = field(init=False)
+    batch: WindowBatch = field(init=False)
 
     def __post_init__(self) -> None:
         order = self.order
@@ -77,6 +79,7 @@ class Drawing:
             order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps: self._solver(steps).levels_t(),
             images=len(order.prompts), passes=passes(self.model, order.guidance),
         )  # fmt: skip
+        self.batch = window_batch(order.params.window_batch, self.model.device)
 
     def _solver(self, steps: int) -> Solver:
         return Solver(self.sampler, self.schedule, self.scheduler, steps)
@@ -127,4 +130,6 @@ class Drawing:
 
     def _engine(self, phase: Phase, previous: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
-        return self.plan.engine(phase, previous, noise, self.order.seeds, stochastic=self.sampler.stochastic)
+        return self.plan.engine(
+            phase, previous, noise, self.order.seeds, stochastic=self.sampler.stochastic, batch=self.batch
+        )

@@ -112,10 +112,14 @@ class Guided:
         def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
             return form.answer(patches, self._network(form.network_input(patches), t, rows, views))
 
+        def rescue(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            with self.model.unet_in_float32():
+                return predict(patches, rows, views, layout)
+
         if self.engine is None:
             output = predict(rows, range(len(rows)), (), Layout([], (0, 0, 0, 0)))
         else:
-            output = self.engine.fusion(rows, list(range(len(x))) * self.passes, t, form.skip, predict)
+            output = self.engine.fusion(rows, list(range(len(x))) * self.passes, t, form.skip, predict, rescue=rescue)
         if self.passes == 1:
             return output
         cond, uncond = output.chunk(2)
@@ -129,10 +133,13 @@ class Guided:
         if model.guidance_width:
             told = guidance_embedding(self.guidance, model.guidance_width).to(x.device, model.dtype).expand(len(x), -1)
         if self.encoded.pooled is not None:
-            added = {"text_embeds": self.encoded.pooled[chosen], "time_ids": self._time_ids(len(chosen), views, x)}
+            added = {
+                "text_embeds": self.encoded.pooled[chosen].to(model.dtype),
+                "time_ids": self._time_ids(len(chosen), views, x),
+            }
         times = torch.full((len(x),), t, device=x.device)
         output = model.unet(
-            x.to(model.dtype), times, encoder_hidden_states=context, encoder_attention_mask=readable,
+            x.to(model.dtype), times, encoder_hidden_states=context.to(model.dtype), encoder_attention_mask=readable,
             timestep_cond=told, added_cond_kwargs=added or None, return_dict=False,
         )[0]  # fmt: skip
         self.evaluations += len(x)

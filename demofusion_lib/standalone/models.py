@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ class Model:
     def guidance_width(self) -> int | None:
         """Of the embedding in which a UNet distilled under guidance (LCM) is told its scale; others aren't told."""
         return getattr(self.unet.config, "time_cond_proj_dim", None)
+
+    @contextlib.contextmanager
+    def unet_in_float32(self) -> Iterator[None]:
+        """For a window that it answered with NaN. Every weight comes back as it was: a float32 holds it."""
+        tensors = [t for t in (*self.unet.parameters(), *self.unet.buffers()) if t.is_floating_point()]
+        before = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32]
+        try:
+            for tensor, _ in before:
+                tensor.data = tensor.data.float()
+            yield
+        finally:
+            for tensor, dtype in before:
+                tensor.data = tensor.data.to(dtype)
 
     def unscaled(self, latent: torch.Tensor) -> torch.Tensor:
         """`latent (batch, 4, height, width)` in the VAE's own scale and dtype: what its decoder takes."""

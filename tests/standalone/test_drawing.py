@@ -168,3 +168,40 @@ def test_dpm_adaptive_is_planned_about_right(models: dict[str, Model]) -> None:
     drawing = Drawing(models["sd"], replace(order("DPM adaptive"), guidance=2.0))
     done = sum(phase.evaluations for phase in drawing.phases())
     assert done / 2 <= drawing.plan.total_evaluations <= 2 * done
+
+
+def test_a_window_of_nan_is_drawn_again_in_float32(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are of half the precision before and after, and of the whole while one window is asked for again."""
+    model = models["sdxl"]
+    undisturbed = draw(model, replace(order(), guidance=2.0))[-1].latent
+    precisions: list[tuple[torch.dtype, int]] = []
+    real = UNet2DConditionModel.forward
+
+    def forward(self: UNet2DConditionModel, x: torch.Tensor, *args: object, **kwargs: object) -> object:
+        precisions.append((self.dtype, len(x)))
+        answer = real(self, x, *args, **kwargs)[0]
+        return (answer.index_fill(0, torch.tensor([3]), torch.nan) if len(precisions) == 12 else answer,)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
+    weights = [tensor.clone() for tensor in model.unet.parameters()]
+    try:
+        model.unet.to(torch.bfloat16)
+        short = [tensor.clone() for tensor in model.unet.parameters()]
+        drawing = Drawing(model, replace(order(), guidance=2.0))
+        latent = list(drawing.phases())[-1].latent
+        assert all(torch.equal(one, other) for one, other in zip(model.unet.parameters(), short))
+    finally:
+        model.unet.to(torch.float32)
+        for tensor, weight in zip(model.unet.parameters(), weights):
+            tensor.data.copy_(weight)
+    assert precisions[12] == (torch.float32, 1)
+    assert {dtype for n, (dtype, _) in enumerate(precisions) if n != 12} == {torch.bfloat16}
+    assert torch.isfinite(latent).all() and error(latent, undisturbed) < 0.1
+
+
+def test_the_window_batch_is_found_once_and_kept(models: dict[str, Model]) -> None:
+    drawing = Drawing(models["sd"], replace(order(scale=3, window_batch=0), guidance=2.0, steps=2))
+    automatic = list(drawing.phases())[-1].latent
+    assert drawing.batch.size == 16
+    fixed = draw(models["sd"], replace(order(scale=3, window_batch=5), guidance=2.0, steps=2))[-1].latent
+    assert error(automatic, fixed) < 1e-4
