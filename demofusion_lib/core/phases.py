@@ -130,14 +130,16 @@ def climb(
     denoise_phase: Callable[[Phase, torch.Tensor], torch.Tensor],
     *,
     wrap: bool = False,
+    anchor: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[tuple[Phase, torch.Tensor]]:
     """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
 
     `base` is what phase 1 ended with. `denoise_phase(phase, previous)` gets the upsampled latent of the
     phase before and returns the denoised one, which is then brought back to phase 1's mean and deviation.
     wrap: the picture goes on at its opposite edge (see `upsample`).
+    anchor: phase 1's `statistics`, where `base` is what a later phase ended with and `phases` are those after it.
     """
-    anchor = statistics(base)
+    anchor = anchor or statistics(base)
     latent = base
     for phase in phases:
         previous = upsample(latent, phase.height_lat, phase.width_lat, wrap=wrap)

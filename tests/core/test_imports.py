@@ -62,6 +62,19 @@ def test_plan_imports_the_core_and_params_alone() -> None:
     assert {name.split(".")[0] for name in outside} <= LIBRARIES | {"functools"}
 
 
+def test_saved_imports_params_alone() -> None:
+    """Both hosts go on from its files."""
+    names = imported(PACKAGE / "saved.py")
+    assert {name for name in names if name.startswith("demofusion_lib")} == {"demofusion_lib.params"}
+    assert not {name.split(".")[0] for name in names} & {
+        "modules",
+        "gradio",
+        "diffusers",
+        "transformers",
+        "k_diffusion",
+    }
+
+
 @pytest.mark.parametrize(("room", "barred"), [("webui", "standalone"), ("standalone", "webui")])
 def test_the_two_hosts_know_nothing_of_each_other(room: str, barred: str) -> None:
     names = {name for path in sorted((PACKAGE / room).glob("*.py")) for name in imported(path)}
