@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 from torch.amp.autocast_mode import autocast
 
 from .errors import NotFinite
-from .exact import Exact, Progress, step_tiles
+from .exact import Exact
 from .memory import Memory
 from .planes import Answer, Given, opened
-from .planning import Plan
+from .planning import Job, Plan, answer_bytes, no_room, plans
 from .program import Program
+from .progress import Progress
 from .reading import is_offloaded, read_decoder, read_encoder
+from .running import follow, work_tiles
 
 MODES = ("auto", "exact", "estimated")
 TILE_LAT = 64
@@ -84,7 +86,9 @@ def peak_bytes(
     vae: Any, h_lat: int, w_lat: int, *, mode: str = "exact", tile_lat: int = TILE_LAT, dtype: torch.dtype | None = None
 ) -> Plan:
     """The plan of a decode of `(h_lat, w_lat)` cells on the device: its `device_bytes` and `store_bytes`."""
-    raise NotImplementedError
+    program = read_decoder(vae)
+    job = _job(program, (h_lat, w_lat), tile_lat, dtype)
+    return job.exact("device") if mode == "exact" else job.estimated("device", *job.parts()[-1])
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,48 @@ def _run(program: Program, given: torch.Tensor, options: Options, fallback: torc
 
 
 def _run_once(program: Program, given: torch.Tensor, options: Options) -> torch.Tensor:
-    shapes = program.shapes(*given.shape[2:])
-    dtype = program.dtype(options.dtype)
-    end = shapes[-1]
-    answer = torch.empty(given.shape[0], end.channels, end.height, end.width, dtype=dtype, device=options.out_device)
-    values = program.tile_values(options.tile_lat)
-    steps = program.steps
-    tiles = sum(step_tiles(*each, values) for each in zip(steps, shapes, shapes[1:]))
-    progress = Progress(tiles * given.shape[0], options.on_tile)
-    with torch.no_grad(), without_autocast(program.device):
-        for picture, target in zip(given, answer):
-            with opened("device", program.device) as store:
-                run = Exact(store, progress, values, options.dtype)
-                run.planes["x"] = Given(picture, dtype, program.device)
-                run.run(steps, None, Answer(target))
+    """The best plan, and the next best one where memory turns out to be short of what the plan reckoned with."""
+    job = _job(program, given.shape[2:], options.tile_lat, options.dtype)
+    memory = options.memory or Memory.find(program.device)
+    short: RuntimeError | None = None
+    for plan in plans(job, options.mode, memory, answer_bytes(job, given.shape[0])):
+        if options.told is not None:
+            options.told(plan)
+        try:
+            with torch.no_grad(), without_autocast(program.device):
+                return _follow(plan, job, given, options, memory.folder)
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+            short = error.with_traceback(None)  # which holds the tensors that were too many
+    raise short or no_room(job, options.mode, memory)
+
+
+def _job(program: Program, size: Sequence[int], tile_lat: int, dtype: torch.dtype | None) -> Job:
+    height, width = size
+    return Job(program, height, width, program.dtype(dtype), program.tile_values(tile_lat))
+
+
+def _follow(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder: str) -> torch.Tensor:
+    end = job.shapes[-1]
+    answer = torch.empty(
+        given.shape[0], end.channels, end.height, end.width, dtype=job.dtype, device=options.out_device
+    )
+    progress = Progress(work_tiles(plan, job) * given.shape[0], options.on_tile)
+    for picture, target in zip(given, answer):
+        with opened(plan.store, job.program.device, folder) as store:
+            run = Exact(store, progress, job.values, options.dtype)
+            run.planes["x"] = Given(picture, job.dtype, job.program.device)
+            follow(plan, job, run, Answer(target))
     return answer
+
+
+def lacks_memory(error: RuntimeError) -> bool:
+    return (
+        isinstance(error, torch.cuda.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "can't allocate" in str(error)
+    )
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

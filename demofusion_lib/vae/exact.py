@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from .attention import Softmax, attended, key_value
 from .errors import NotFinite
-from .layers import convolved, ready, swept, tile_input
+from .layers import convolved, readied_step, ready, swept, tile_input
 from .planes import Answer, Given, Plane, Store
 from .program import Attend, Shape, Step, Sweep, shape_after
+from .progress import Progress
 from .statistics import Affine, Gathered, Moments
 from .tiles import Tile, cut
-
-
-class Progress:
-    """Counts tiles, and tells."""
-
-    def __init__(self, total: int, on_tile: Callable[[int, int], None] | None):
-        self.done, self.total, self.on_tile = 0, total, on_tile
-
-    def tile(self) -> None:
-        self.done += 1
-        if self.on_tile is not None:
-            self.on_tile(self.done, self.total)
 
 
 def sweep_tiles(step: Sweep, source: Shape, target: Shape, values: int) -> list[Tile]:
@@ -41,7 +29,7 @@ def query_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
 
 def key_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
     queries = query_tiles(step, shape, values)[0].cells * step.heads
-    return cut(shape.height, shape.width, max(1, min(values // (4 * queries), values // (4 * shape.channels))))
+    return cut(shape.height, shape.width, max(1, min(values // (2 * queries), values // (2 * shape.channels))))
 
 
 def step_tiles(step: Step, source: Shape, target: Shape, values: int) -> int:
@@ -84,8 +72,7 @@ class Exact:
 
     def _sweep(self, step: Sweep, gathered: Gathered | None, answer: Answer | None) -> None:
         affine = self._affine(step)
-        shortcut = None if step.shortcut is None else ready(step.shortcut, self.dtype)
-        step = replace(step, conv=ready(step.conv, self.dtype), shortcut=shortcut)
+        step = readied_step(step, self.dtype)
         source, x = self.planes[step.source], self.planes["x"]
         shape = shape_after(step, source.shape)
         tiles = sweep_tiles(step, source.shape, shape, self.values)

@@ -24,8 +24,13 @@ class Piece(NamedTuple):
     high: int
 
 
-def pieces(low: int, high: int, size: int, wraps: bool) -> list[Piece]:
-    """Where the cells `low` to `high` of an axis of `size` come from. Beyond its ends is nothing, or the other end."""
+def pieces(low: int, high: int, size: int, wraps: bool, endless: bool = False) -> list[Piece]:
+    """Where the cells `low` to `high` of an axis of `size` come from. Beyond its ends is nothing, or the other end.
+
+    endless: the source has them there already.
+    """
+    if wraps and endless:
+        return [Piece(0, low, high)]
     if not wraps:
         inside = Piece(max(0, -low), max(0, low), min(high, size))
         return [inside] if inside.high > inside.low else []
@@ -46,6 +51,11 @@ def ready(conv: Conv, dtype: torch.dtype | None) -> Conv:
     return replace(conv, weight=conv.weight.detach().contiguous(memory_format=order))
 
 
+def readied_step(step: Sweep, dtype: torch.dtype | None) -> Sweep:
+    shortcut = None if step.shortcut is None else ready(step.shortcut, dtype)
+    return replace(step, conv=ready(step.conv, dtype), shortcut=shortcut)
+
+
 def input_range(conv: Conv, low: int, high: int) -> tuple[int, int]:
     """The cells (of the doubled picture, where the layer doubles it) that output cells `low` to `high` are made of."""
     first = low * conv.stride - conv.pads[0]
@@ -58,8 +68,8 @@ def tile_input(source: Readable, tile: Tile, conv: Conv, up: int, affine: Affine
     top, bottom = input_range(conv, tile.top, tile.bottom)
     left, right = input_range(conv, tile.left, tile.right)
     height, width, channels = source.shape
-    rows = pieces(top, bottom, height * up, conv.wraps)
-    columns = pieces(left, right, width * up, conv.wraps)
+    rows = pieces(top, bottom, height * up, conv.wraps, source.endless)
+    columns = pieces(left, right, width * up, conv.wraps, source.endless)
     whole = len(rows) == len(columns) == 1 and (rows[0].high - rows[0].low, columns[0].high - columns[0].low) == (
         bottom - top,
         right - left,

@@ -16,8 +16,11 @@ from .tiles import Tile
 
 
 class Readable(Protocol):
+    """endless: of a picture whose edges meet; cells beyond them can be read."""
+
     shape: Shape
     dtype: torch.dtype
+    endless: bool
 
     def read(self, tile: Tile) -> torch.Tensor:
         """`(height, width, channels)` on the device; it may be a view, and is not to be written to."""
@@ -51,6 +54,13 @@ def nbytes(shape: Shape, dtype: torch.dtype) -> int:
 
 
 class DevicePlane:
+    endless = False
+
+    @classmethod
+    def holding(cls, values: torch.Tensor) -> DevicePlane:
+        """A tensor `(height, width, channels)`."""
+        return cls(Shape(*values.shape), values.dtype, values.device, values.contiguous().flatten())
+
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, room: torch.Tensor | None = None):
         self.shape, self.dtype, self.device = shape, dtype, device
         self.room = torch.empty(shape.values, dtype=dtype, device=device) if room is None else room
@@ -80,6 +90,8 @@ class DevicePlane:
 
 class FilePlane:
     """Read and written by position; the file has no name, so that not even a killed process leaves it behind."""
+
+    endless = False
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, folder: str):
         self.shape, self.dtype, self.device, self.folder = shape, dtype, device, folder
@@ -139,6 +151,8 @@ class FilePlane:
 
 class Given:
     """What is worked on, `(channels, height, width)`, wherever it lies: read alone."""
+
+    endless = False
 
     def __init__(self, values: torch.Tensor, dtype: torch.dtype, device: torch.device):
         channels, height, width = values.shape

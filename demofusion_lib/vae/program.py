@@ -130,6 +130,10 @@ class Program:
             shapes.append(shape_after(step, shapes[-1]))
         return shapes
 
+    @property
+    def is_decoder(self) -> bool:
+        return not any(isinstance(step, Sweep) and step.conv.stride > 1 for step in self.steps)
+
     def dtype(self, wanted: torch.dtype | None = None) -> torch.dtype:
         """Of the answer."""
         return wanted or _conv(self.steps[-1]).weight.dtype
@@ -141,8 +145,7 @@ class Program:
         for step in self.steps:
             if isinstance(step, Sweep):
                 factor *= step.up * step.conv.stride
-        is_decoder = any(isinstance(step, Sweep) and step.up > 1 for step in self.steps)
-        channels = convs[-1].inputs if is_decoder else convs[0].outputs
+        channels = convs[-1].inputs if self.is_decoder else convs[0].outputs
         return (tile_lat * factor) ** 2 * channels
 
 

@@ -15,7 +15,8 @@ PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CLASSES = ("AutoencoderKL", "AutoencoderKLInferenceWrapper")  # the second: sgm's, with an `encode` that draws
 LDM_ATTENTION = ("AttnBlock", "MemoryEfficientAttnBlock")
 PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
-WRAPS = ("first_stage_model_encode_wrap", "first_stage_model_decode_wrap")  # the webui's, for --medvram
+WRAPS = ("first_stage_model_encode_wrap", "first_stage_model_decode_wrap", "tiled_decode")
+"""What may stand in the place of the module's own: the webui's, for --medvram, and our adapter there."""
 PRE_HOOK = "send_me_to_gpu"  # likewise
 
 
@@ -289,9 +290,10 @@ def is_offloaded(vae: nn.Module) -> bool:
 
 
 def _shadowed(module: nn.Module) -> list[str]:
-    """Methods of the class that were replaced on the instance."""
-    kind = type(module)
-    return [name for name, value in vars(module).items() if callable(value) and callable(getattr(kind, name, None))]
+    """Methods of the class that were replaced on the instance; ldm's latent models take their VAE's `train` away."""
+    kind, own = type(module), vars(module).items()
+    replaced = [name for name, value in own if callable(value) and callable(getattr(kind, name, None))]
+    return [name for name in replaced if name != "train"]
 
 
 def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
