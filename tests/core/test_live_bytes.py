@@ -71,3 +71,19 @@ def test_another_devices_tensors_are_not_measured() -> None:
     with Measure(torch.device("meta")) as live:
         here, there = torch.zeros(KILO), torch.zeros(2 * KILO, device="meta")
         assert live.now == 2048 and len(here) + len(there) == 3 * KILO
+
+
+@pytest.mark.parametrize("counter", counters(), ids=["tests", "core"])
+def test_the_ways_that_hosts_call_a_model(counter: Any) -> None:
+    """In inference mode, under autocast, with attention and weights that come and go by hooks."""
+    layer, attended = torch.nn.Linear(64, 64), torch.zeros(2, 4, 128, 64)
+    layer.register_forward_pre_hook(lambda module, _: setattr(module.weight, "data", module.weight.data.clone()))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), counter as live:
+        answer = layer(F.scaled_dot_product_attention(attended, attended, attended))
+        assert answer.dtype == torch.bfloat16
+        assert answer.nbytes <= live.now <= live.peak
+        assert live.peak >= attended.nbytes + answer.nbytes
+        size = answer.nbytes
+        before = live.now
+        del answer
+        assert live.now == before - size
