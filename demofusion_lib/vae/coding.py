@@ -141,7 +141,7 @@ def _follow(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder:
     answer = torch.empty(
         given.shape[0], end.channels, end.height, end.width, dtype=job.dtype, device=options.out_device
     )
-    progress = Progress(work_tiles(plan, job) * given.shape[0], options.on_tile)
+    progress = Progress(work_tiles(plan, job) * given.shape[0], options.on_tile, job.program.device)
     for picture, target in zip(given, answer):
         with opened(plan.store, job.program.device, folder) as store:
             run = Exact(store, progress, job.values, options.dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .estimated import Part, counted_steps, part_tiles, patches_of, regions
+from .estimated import PATCHES, Part, counted_steps, part_tiles, patches, regions
 from .exact import key_tiles, query_tiles, sweep_tiles
 from .planes import itemsize
 from .program import Attend, Conv, Shape, Step, Sweep, shape_after
@@ -156,11 +156,11 @@ def exact_bytes(
 def part_bytes(part: Part, values: int, machine: Machine) -> int:
     """Device bytes of an estimated part: all patches and one of them in work, or one tile run through the whole."""
     weights = sum(weight_bytes(step, machine) for step in part.steps)
-    return weights + max(_sample_bytes(part, values, machine), _run_bytes(part, values, machine))
+    return weights + max(_sample_bytes(part, machine), _run_bytes(part, values, machine))
 
 
-def _sample_bytes(part: Part, values: int, machine: Machine) -> int:
-    places = patches_of(part, values)
+def _sample_bytes(part: Part, machine: Machine) -> int:
+    places = patches(part.shapes[0], PATCHES, part.unit)
     steps = part.steps[: counted_steps(part)]
     walks = []
     for patch, _ in places:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from .lanes import Lane, lane_of
 from .program import Shape
 from .tiles import Tile
+
+CHUNK = 1 << 30
+"""Bytes that are read or written in one call: some systems take no more than 2 GiB."""
 
 
 class Readable(Protocol):
@@ -88,13 +93,41 @@ class DevicePlane:
         self.room = torch.empty(0)
 
 
+class HostPlane(DevicePlane):
+    """In host memory, of a device that has its own."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, lane: Lane, room: torch.Tensor | None = None):
+        super().__init__(shape, dtype, torch.device("cpu"), room)
+        self.lane = lane
+        if room is None:
+            lane.pin(self.room)
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        return self.lane.fetch(self._at(tile))
+
+    def write(self, tile: Tile, values: torch.Tensor) -> None:
+        self.lane.send(values, self._at(tile))
+
+    def flush(self) -> None:
+        self.lane.settle()
+
+    def narrowed(self, channels: int) -> HostPlane:
+        return HostPlane(self.shape._replace(channels=channels), self.dtype, self.lane, self.room)
+
+    def close(self) -> None:
+        if self.room.numel():
+            self.lane.unpin(self.room)
+        super().close()
+
+
 class FilePlane:
     """Read and written by position; the file has no name, so that not even a killed process leaves it behind."""
 
     endless = False
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, folder: str):
-        self.shape, self.dtype, self.device, self.folder = shape, dtype, device, folder
+    def __init__(self, shape: Shape, dtype: torch.dtype, lane: Lane, folder: str):
+        self.shape, self.dtype, self.lane, self.folder = shape, dtype, lane, folder
+        self.pending: list[tuple[Tile, torch.Tensor, Any]] = []
         try:
             self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
@@ -102,23 +135,37 @@ class FilePlane:
 
     def read(self, tile: Tile) -> torch.Tensor:
         """A band in one go; of a tile that is cut across, its whole rows, and of them its columns."""
-        rows = torch.empty(tile.height, self.shape.width, self.shape.channels, dtype=self.dtype)
+        rows = self.lane.room(tile.height, self.shape.width, self.shape.channels, dtype=self.dtype)
         self.file.seek(self._offset(tile.top, 0))
         view, done = _bytes(rows), 0
         while done < len(view):
-            got = self.file.readinto(view[done:])
+            got = self.file.readinto(view[done : done + CHUNK])
             if not got:
-                raise OSError(f"the VAE's file in {self.folder} ended early")
+                raise OSError(errno.EIO, "the VAE's file ended early", self.folder)
             done += got
-        return rows[:, tile.left : tile.right].to(self.device)
+        return self.lane.fetch(rows[:, tile.left : tile.right])
 
     def write(self, tile: Tile, values: torch.Tensor) -> None:
-        values = values.to("cpu", self.dtype)
-        if tile.width == self.shape.width:
-            self._put(tile.top, 0, values)
-            return
-        for row in range(tile.height):
-            self._put(tile.top + row, tile.left, values[row])
+        """What was written before goes to the disk now; this, while the next tile is reckoned."""
+        host = values
+        sent = None
+        if values.device.type != "cpu":
+            host = self.lane.room(*values.shape, dtype=values.dtype)
+            sent = self.lane.send(values, host)
+        self.flush()
+        self.pending.append((tile, host, sent))
+        if sent is None:
+            self.flush()
+
+    def flush(self) -> None:
+        while self.pending:
+            tile, host, sent = self.pending.pop(0)
+            self.lane.arrived(sent)
+            if tile.width == self.shape.width:
+                self._put(tile.top, 0, host)
+                continue
+            for row in range(tile.height):
+                self._put(tile.top + row, tile.left, host[row])
 
     def _put(self, row: int, column: int, values: torch.Tensor) -> None:
         values = values.contiguous()
@@ -126,19 +173,16 @@ class FilePlane:
         try:
             self.file.seek(self._offset(row, column))
             while done < len(view):
-                done += self.file.write(view[done:])
+                done += self.file.write(view[done : done + CHUNK])
         except OSError as error:
             raise _no_file(error, self.folder) from error
 
     def _offset(self, row: int, column: int) -> int:
         return (row * self.shape.width + column) * self.shape.channels * itemsize(self.dtype)
 
-    def flush(self) -> None:
-        pass
-
     def narrowed(self, channels: int) -> FilePlane:
         other = copy.copy(self)
-        other.shape = self.shape._replace(channels=channels)
+        other.shape, other.pending = self.shape._replace(channels=channels), []
         return other
 
     def become(self, channels: int) -> None:
@@ -146,6 +190,7 @@ class FilePlane:
         self.file.truncate(nbytes(self.shape, self.dtype))
 
     def close(self) -> None:
+        self.lane.settle()
         self.file.close()
 
 
@@ -192,6 +237,7 @@ class Store:
 
     def __init__(self, kind: str, device: torch.device, folder: str = ""):
         self.kind, self.device, self.folder = kind, device, folder
+        self.lane = lane_of(device)
         self.planes: list[Plane] = []
 
     def new(self, shape: Shape, dtype: torch.dtype) -> Plane:
@@ -201,7 +247,9 @@ class Store:
 
     def _make(self, shape: Shape, dtype: torch.dtype) -> Plane:
         if self.kind == "file":
-            return FilePlane(shape, dtype, self.device, self.folder)
+            return FilePlane(shape, dtype, self.lane, self.folder)
+        if self.kind == "host":
+            return HostPlane(shape, dtype, self.lane)
         return DevicePlane(shape, dtype, self.device)
 
     def drop(self, plane: Plane | Given | None) -> None:
