@@ -158,7 +158,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("skip_residual", "Skip residual", True, "Pull every step towards the phase before; off lets each window draw on its own, and objects repeat."),
     Setting("dilated", "Dilated sampling", True, "Denoise the whole image as interleaved small ones too, for the global layout; off leaves the windows alone."),
     Setting("vae", "VAE", "auto", "How the phases' pictures are decoded: exact by tiles where its planes fit, estimated by tiles where they don't; exact or estimated in any case; or by the host in one piece.", choices=VAES),
-    Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well."),
+    Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well.", told=False),
     Setting("resume", "Resume", "", "The file that an ended run has saved, to go on from its last finished phase with the same settings.", told=False),
 )  # fmt: skip
 

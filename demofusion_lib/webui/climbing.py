@@ -12,15 +12,20 @@ from modules.processing import DecodedSamples, decode_latent_batch
 from ..core import NotFiniteError, WindowBatch, centre_crop, climb
 from ..memory import window_batch
 from ..params import LATENT_PX
+from ..saved import SavedPhase
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .formats import LIMITS_PX, too_large
 from .kept import end_with, keep_images
 from .notes import tell
 from .planning import plan_of
 from .progress import Progress
+from .resuming import Saving, resumed
 from .sampling import PhaseInterrupted, PhaseSampler
 
 STOPPED_KEY = "DemoFusion stopped"
+
+Finished = tuple[int, torch.Tensor]
+"""A phase's number, and the latent that it ended with; of phase 1 uncropped."""
 
 
 class Climb:
@@ -29,6 +34,8 @@ class Climb:
     def __init__(self, p: Any, run: Any, notes: list[str]):
         self.p, self.run, self.notes = p, run, notes
         self.plan = plan_of(p, run.params)
+        self.found = resumed(p, self.plan)
+        self.saving = Saving(p, self.plan, self._tell)
         self.progress = Progress(self.plan)
         if run.batch is None:
             run.batch = window_batch(run.params.window_batch, devices.device)
@@ -39,14 +46,24 @@ class Climb:
         self._announce()
         with contextlib.ExitStack() as self.lent:
             self.lent.callback(self.progress.end)
-            base = host_sample()
-            if stop_pressed() and base is self.p.sampler.last_latent:
-                # not a finished picture: the host shows and saves it by its own rules
-                self._stopped(0, "interrupted")
-                return base
-            latents = [base, *self._climb(base)]
+            if self.found is not None:
+                first = self._go_on(*self.found)
+            else:
+                base = host_sample()
+                if stop_pressed() and base is self.p.sampler.last_latent:
+                    # not a finished picture: the host shows and saves it by its own rules
+                    self._stopped(0, "interrupted")
+                    return base
+                first = 1, base
+            done = self._climb(*first)
             self.progress.decoding()
-            return self._deliver(latents)
+            return self._deliver(done)
+
+    def _go_on(self, path: str, found: SavedPhase) -> tuple[int, torch.Tensor]:
+        """The phase that an earlier run has finished last: what comes before it is not drawn again."""
+        self.batch.size = self.batch.size or found.window_batch or None
+        self.progress.skip(found.number)
+        return found.number, self.saving.go_on(path, found)
 
     def _announce(self) -> None:
         """Tells the host's console how many steps there are to do, once a run. `job_count` stays the number of pictures."""
@@ -59,21 +76,29 @@ class Climb:
         )
         state.processing_has_refined_job_count = True
 
-    def _climb(self, base: torch.Tensor) -> list[torch.Tensor]:
-        """The latents of all phases that could be completed."""
+    def _climb(self, number: int, latent: torch.Tensor) -> list[Finished]:
+        """All phases that could be completed, from the one that is given on."""
         p = self.p
-        done: list[torch.Tensor] = []
+        done = [(number, latent)]
         try:
-            devices.test_for_nans(base, "unet")
-            base = centre_crop(base, *self.plan.base_lat)
-            keep_images(p, self.run, 1, base)  # while the model that ended it is loaded: a refiner's VAE may be its own
+            devices.test_for_nans(latent, "unet")
+            if number == 1:
+                latent = centre_crop(latent, *self.plan.base_lat)
+                self.saving.begin(latent)
+                self.saving.save(*done[0], self.batch.size)
+                keep_images(
+                    p, self.run, 1, latent
+                )  # while the model that ended it is loaded: a refiner's VAE may be its own
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
             self._decode_by_tiles()  # of the model that is loaded now
-            for phase, latent in climb(base, self.plan.phases, sampler, wrap=self.plan.wrap):
+            ahead = self.plan.phases[number - 1 :]
+            climbing = climb(latent, ahead, sampler, wrap=self.plan.wrap, anchor=self.saving.anchor)
+            for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
-                done.append(latent)
+                done.append((phase.number, latent))
+                self.saving.save(phase.number, latent, self.batch.size)
                 if phase.number == phase.last:
                     break
                 keep_images(p, self.run, phase.number, latent)
@@ -81,9 +106,9 @@ class Climb:
                     raise PhaseInterrupted
                 devices.torch_gc()
         except (PhaseInterrupted, DecodingInterrupted):
-            self._stopped(len(done) + 1, "interrupted")
+            self._stopped(done[-1][0], "interrupted")
         except Exception as error:
-            self._report(len(done) + 1, error)
+            self._report(done[-1][0], error)
         return done
 
     def _decode_by_tiles(self) -> None:
@@ -110,27 +135,29 @@ class Climb:
         self._tell(f"{named} in phase {complete + 1} of {total}; {shown}")
         self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
 
-    def _deliver(self, latents: list[torch.Tensor]) -> Any:
+    def _deliver(self, done: list[Finished]) -> Any:
         """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
         p, total = self.p, len(self.plan.phases) + 1
         method = shared.opts.sd_vae_decode_method
         if method != "Full":
             p.extra_generation_params["VAE Decoder"] = method
             self._tell(f"decoded by {method}, as the webui's settings say")
-        for complete in range(len(latents), 0, -1):
+        for complete, latent in reversed(done):
             devices.torch_gc()
+            before = max((number for number, _ in done if number < complete), default=0)
             try:
-                with self.tiles.heeding_new_stops() if self.tiles else contextlib.nullcontext():
-                    decoded = decode(p, latents[complete - 1])
+                with self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext():
+                    decoded = decode(p, latent)
             except DecodingInterrupted:
-                self._stopped(complete - 1, "interrupted", f"while phase {complete} was decoded")
+                self._stopped(before, "interrupted", f"while phase {complete} was decoded")
                 continue
             except Exception as error:
-                if complete == 1:
+                if not before:
                     raise
-                self._report(complete - 1, error)
+                self._report(before, error)
                 continue
-            end_with(p, self.run.kept, complete, total)
+            end_with(p, self.run.kept, complete, total, decoded)
+            self._end_of_saved(complete == total)
             height, width = decoded[0].shape[-2:]
             held = too_large((width, height))
             if held:
@@ -138,6 +165,13 @@ class Climb:
                 self._tell(f"{held} holds {LIMITS_PX[held]} px a side at most: {picture}")
             return decoded
         raise AssertionError("there is always a base latent")
+
+    def _end_of_saved(self, ended_well: bool) -> None:
+        """What was saved is removed when the pictures are on the disk, or it is told what it is for."""
+        if ended_well:
+            self.run.served |= self.saving.files
+        elif self.saving.kept():
+            self._tell(self.saving.kept())
 
 
 def stop_pressed() -> bool:

@@ -8,6 +8,7 @@ around a decode (approximations, 32-bit retries, its NaN check) stays its own.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 import threading
@@ -91,16 +92,16 @@ class TiledDecode:
         self.progress(done / total)
 
     @contextlib.contextmanager
-    def heeding_new_stops(self) -> Iterator[None]:
+    def heeding_new_stops(self, *, deaf: bool = False) -> Iterator[None]:
         """A run that was stopped ends with a decode, which another press shall stop: the first one is set aside for it.
 
-        What follows it within a second is the same press: buttons are pressed more than once.
+        What follows it within a second is the same press: buttons are pressed more than once. deaf: none stops it, as
+        there is no other picture to show.
         """
         state = shared.state
         before = state.interrupted, state.skipped
-        if any(before):
-            state.interrupted = state.skipped = False
-            self.deaf_until = monotonic() + ONE_PRESS
+        state.interrupted = state.skipped = False
+        self.deaf_until = math.inf if deaf else monotonic() + ONE_PRESS if any(before) else 0.0
         try:
             yield
         finally:

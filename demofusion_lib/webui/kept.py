@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from modules import devices, images, shared
 from modules.processing import create_infotext, decode_latent_batch
 from PIL import Image
+
+from .notes import tell
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,16 @@ class Kept:
     shown: int | None = None
     finished: bool = False
     """Whether what the batch under way shows are finished phases, which are saved however the run ended."""
+    pixels: int = 0
+    """Of all those."""
+    unsaved: bool = False
+    """Whether there was no room for them, so that what they were drawn from is still needed."""
     awaited: Place | None = None
     """The picture that the host is about to save."""
     files: dict[Place, str] = field(default_factory=dict)
 
     def begin_batch(self) -> None:
-        self.shown, self.finished, self.awaited = None, False, None
+        self.shown, self.finished, self.awaited, self.pixels = None, False, None, 0
 
 
 def suffix(phase: int) -> str:
@@ -72,7 +79,16 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
         text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
-        file = save(p, place, image, text) if saves(p) else None
+        file = None
+        if saves(p):
+            try:
+                file = save(p, place, image, text)
+            except OSError as error:  # a full disk ends no run: the picture is shown still
+                tell(
+                    p,
+                    run.batch_notes,
+                    f"the picture of phase {phase_number} can't be saved ({error.strerror or error})",
+                )
         run.kept.images.append(KeptImage(place, image, text, file))
 
 
@@ -103,12 +119,12 @@ def written(file: str) -> str:
     return max(there, key=lambda name: os.stat(name).st_mtime_ns, default=file)
 
 
-def end_with(p: Any, kept: Kept, phase: int, last: int) -> None:
-    """The batch under way shows the pictures of `phase`. Those kept of it would show it twice.
+def end_with(p: Any, kept: Kept, phase: int, last: int, decoded: Sequence[torch.Tensor]) -> None:
+    """The batch under way shows the pictures of `phase`, `decoded`. Those kept of it would show it twice.
 
     Their files are taken over by what the host saves, which its own and other extensions' last touches have gone through.
     """
-    kept.finished = True
+    kept.finished, kept.pixels = True, sum(picture[0].numel() for picture in decoded)
     if phase == last:
         return
     kept.shown = phase

@@ -14,6 +14,7 @@ from .kept import Kept, saves
 from .notes import tell, write
 from .planning import latent_size
 from .refusal import SettingsError, refusal
+from .room import why_not
 
 ATTRIBUTE = "demofusion_run"
 
@@ -32,6 +33,10 @@ class Run:
     """A `sample` that another extension had set on the object before us: it stands for the host's own."""
     batch: WindowBatch | None = None
     """How many windows the model gets at once: found out in the first batch of images."""
+    batch_notes: list[str] = field(default_factory=list)
+    """Those and what is told of the batch under way alone."""
+    served: set[str] = field(default_factory=set)
+    """Files of saved phases whose pictures are drawn: to be removed when those are on the disk."""
     sampled: int = -1
     """The last batch that came through here."""
 
@@ -59,11 +64,19 @@ class _Phased:
             raise
 
     def save_samples(self) -> bool:
-        """A finished phase is a finished picture, saved as one though the run was stopped."""
+        """A finished phase is a finished picture, saved as one though the run was stopped.
+
+        Where it can't be, it is shown at least: what the host raises would take it from the page too.
+        """
         run = self.__dict__.get(ATTRIBUTE)
-        if run is not None and run.owner == id(self) and run.kept.finished:
-            return saves(self)
-        return super().save_samples()  # type: ignore[misc]
+        if run is None or run.owner != id(self) or not run.kept.finished:
+            return super().save_samples()  # type: ignore[misc]
+        why = why_not(self, run.kept.pixels) if saves(self) else ""
+        if why:
+            self.do_not_save_grid = True
+            run.kept.unsaved = True
+            tell(self, run.batch_notes, f"what is shown can't be saved ({why})")
+        return saves(self) and not why
 
 
 def run_of(p: Any) -> Run | None:
@@ -101,19 +114,24 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         raise refusal(error) from None
     p.extra_generation_params.pop(STOPPED_KEY, None)
     run.kept.begin_batch()
-    notes = list(run.notes)  # what this batch comes to is not told of the next
+    run.batch_notes = notes = list(run.notes)  # what this batch comes to is not told of the next
     write(p, notes)
     if not phases:
         return host_sample()
+    try:
+        run_of_batch = Climb(p, run, notes)
+    except params.SettingsError as error:
+        raise refusal(error) from None
     tell_plan(p, run.params, base_lat, notes)
-    return Climb(p, run, notes).sample(host_sample)
+    return run_of_batch.sample(host_sample)
 
 
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
     check_model(p.sd_model)
     mistakes = []
-    for check in (lambda: check_sampler(p, settings), lambda: settings.phases(latent_size(p))):
+    checks = (lambda: check_sampler(p, settings), lambda: settings.phases(latent_size(p)))
+    for check in checks:
         try:
             planned = check()
         except params.SettingsError as error:

@@ -31,6 +31,10 @@ class Progress:
         shared.state.job_no = Job(self.job_no, self)
         self._name("")
 
+    def skip(self, samplings: int) -> None:
+        """So many of them an earlier run has done."""
+        self.sampling, self.done = samplings, 0.0
+
     def enter(self, phase: Phase) -> None:
         self.sampling, self.done = phase.number - 1, 0.0
         self._name(f", {phase.width_lat * LATENT_PX}x{phase.height_lat * LATENT_PX}")

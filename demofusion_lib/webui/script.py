@@ -7,14 +7,16 @@ from typing import Any
 
 from modules import scripts
 
+from .. import saved
 from ..params import SETTINGS, TITLE, Params
 from .formats import make_savable
 from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
-from .planning import latent_size
+from .planning import latent_size, plan_of
 from .processing import STOPPED_KEY, Run, attach, checked, detach, run_of
 from .refusal import refusal, refuse
+from .resuming import resumed
 from .ui import accordion, paste_fields
 
 ENABLED = SETTINGS[0].name
@@ -51,7 +53,9 @@ class DemoFusionScript(scripts.Script):
         if run is None or run.params is None:
             return
         try:
-            checked(p, run.params)
+            _, phases = checked(p, run.params)
+            if phases:
+                resumed(p, plan_of(p, run.params))
         except Exception as error:
             stop(p, error)
 
@@ -70,6 +74,8 @@ class DemoFusionScript(scripts.Script):
         run = detach(p)
         if run is not None:
             append_kept(processed, run.kept)
+            for path in () if run.kept.unsaved else run.served:
+                saved.remove(path)
             make_savable(processed.images)
 
 

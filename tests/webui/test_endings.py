@@ -167,7 +167,9 @@ def test_fault_in_the_model(host, place, fault):
 
 OUT_OF_MEMORY = [
     FAULTS["memory"],
-    RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    ),
     MemoryError(),
 ]
 

@@ -9,7 +9,7 @@ CHANGED = {
     "enabled": True, "scale": 2.5, "target_width": 256, "target_height": 192, "plan": "doubling", "steps": 7, "a1": 2.0,
     "a2": 1.5, "a3": 0.5, "step_normalised": False, "blur": 0.4, "overlap": 0.25, "jitter": False, "border": "paper",
     "window_batch": 8, "sdxl_size": "phase", "keep_phases": True, "skip_residual": False, "dilated": False,
-    "vae": "host", "save_phases": True, "resume": "",
+    "vae": "host", "save_phases": False, "resume": "",
 }  # fmt: skip
 
 

@@ -325,6 +325,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         p.tiling = opts.tiling
     if p.refiner_checkpoint not in (None, "", "None"):
         p.refiner_checkpoint_info = sd_models.get_closet_checkpoint_match(p.refiner_checkpoint)
+    p.sd_model_name = p.sd_model_hash = shared.sd_model.sd_checkpoint_info.name_for_extra
     sd_hijack.model_hijack.apply_circular(p.tiling)
     p.fill_fields_from_opts()
     p.setup_prompts()
@@ -397,6 +398,7 @@ def _draw_batch(p, n, infotexts, output_images):
     state.nextjob()
     if p.scripts is not None:
         p.scripts.postprocess_batch(p, pixels, batch_number=n)
+    save_samples = p.save_samples()
     for i, plane in enumerate(pixels):
         p.batch_index = i
         image = Image.fromarray((255.0 * np.moveaxis(plane.cpu().numpy(), 0, 2)).astype(np.uint8))
@@ -408,7 +410,7 @@ def _draw_batch(p, n, infotexts, output_images):
             p.scripts.postprocess_image_after_composite(p, args)
             image = args.image
         text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
-        if p.save_samples():
+        if save_samples:
             images.save_image(
                 image, p.outpath_samples, "", p.seeds[i], p.prompts[i], opts.samples_format, info=text, p=p
             )

@@ -1,0 +1,151 @@
+"""Finished phases in a file, and going on from them.
+
+The file lies in `demofusion` beside the pictures, under a name that its run alone has. It is there while the run is, and
+stays where the run was stopped, failed or was killed.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from modules import devices, shared
+from modules.infotext_utils import parse_generation_parameters
+from modules.processing import create_infotext
+
+from .. import saved
+from ..core import statistics
+from ..params import SETTINGS, SettingsError, quoted
+from ..plan import Plan
+from ..saved import SavedPhase
+
+FOLDER = "demofusion"
+LAST = "last"
+NEUTRAL = ("enabled", "window_batch", "keep_phases", "vae", "save_phases", "resume")
+"""Settings that leave every latent as it is, but for rounding."""
+OPTIONS = (
+    "always_discard_next_to_last_sigma", "batch_cond_uncond", "beta_dist_alpha", "beta_dist_beta", "comma_padding_backtrack",
+    "CLIP_stop_at_last_layers", "emphasis", "eta_ancestral", "eta_ddim", "eta_noise_seed_delta", "hypertile_enable_unet",
+    "hypertile_max_depth_unet", "hypertile_max_tile_unet", "hypertile_swap_size_unet", "pad_cond_uncond", "randn_source",
+    "rho", "s_churn", "s_min_uncond", "s_min_uncond_all", "s_noise", "s_tmax", "s_tmin", "sd_hypernetwork",
+    "sd_noise_schedule", "sdxl_crop_left", "sdxl_crop_top", "sgm_noise_multiplier", "sigma_max", "sigma_min",
+    "skip_early_cond", "token_merging_ratio", "uni_pc_lower_order_final", "uni_pc_order", "uni_pc_skip_type",
+    "uni_pc_variant", "upcast_attn", "use_old_karras_scheduler_sigmas", "use_old_scheduling",
+)  # fmt: skip
+"""The host's settings that a picture depends on, though not every infotext tells of them."""
+
+
+def folder(p: Any) -> str:
+    return os.path.join(p.outpath_samples, FOLDER)
+
+
+def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
+    """What the pictures of one batch depend on, by the names that the user knows: their infotexts and more."""
+    batch = slice(iteration * p.batch_size, (iteration + 1) * p.batch_size)
+    prompts, negatives = p.all_prompts[batch], p.all_negative_prompts[batch]
+    asked = copy.copy(p)
+    asked.extra_generation_params = {}  # other names are there before a sampling than after it
+    parts: dict[str, str] = {}
+    for i in range(len(prompts)):
+        text = create_infotext(
+            asked, prompts, p.all_seeds[batch], p.all_subseeds[batch], index=i, all_negative_prompts=negatives
+        )
+        told = {**parse_generation_parameters(text, []), "Prompt": prompts[i], "Negative prompt": negatives[i]}
+        parts |= {f"{name} of image {i + 1}" if i else name: str(value) for name, value in told.items()}
+    parts.pop("Version", None)
+    parts["Checkpoint"] = f"{p.sd_model.sd_checkpoint_info.name_for_extra} {p.sd_model_hash}"
+    parts["precision"] = str(devices.dtype_unet)
+    parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
+    parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
+    return parts
+
+
+def name_of(parts: Mapping[str, str]) -> str:
+    digest = hashlib.blake2b(json.dumps(sorted(parts.items())).encode(), digest_size=4).hexdigest()
+    return f"{parts.get('Seed', 'seed')}-{digest}.safetensors"
+
+
+def find(p: Any, name: str) -> str:
+    """The path of a file that `resume` names; `last` is the newest. Raises SettingsError for one that lies elsewhere."""
+    if name == LAST:
+        return _newest(folder(p))
+    if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {quoted(folder(p))}")
+    return os.path.join(folder(p), name)
+
+
+def _newest(place: str) -> str:
+    try:
+        files = [entry for entry in os.scandir(place) if entry.name.endswith(".safetensors") and entry.is_file()]
+    except OSError:
+        files = []
+    if not files:
+        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {quoted(place)}")
+    return max(files, key=lambda entry: entry.stat().st_mtime_ns).path
+
+
+def resumed(p: Any, plan: Plan) -> tuple[str, SavedPhase] | None:
+    """The file to go on from and what it holds, of the batch that is about to be drawn.
+
+    Raises SettingsError for one that can't be read, or that was made with other settings.
+    """
+    if not plan.params.resume or getattr(p, "iteration", 0) > 0:
+        return None
+    path = find(p, plan.params.resume)
+    found = saved.read(path)
+    saved.check_made_of(path, saved.differences(found.made_of, made_of(p, plan.params)))
+    sizes = [plan.drawn_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
+    fits = found.number <= len(sizes) and found.latent.shape == (plan.images, 4, *sizes[found.number - 1])
+    if not fits:
+        raise SettingsError(f"resume is {quoted(plan.params.resume)}, which was made with another size")
+    return path, found
+
+
+class Saving:
+    """Of one batch: what is saved of it, and the file it goes on from.
+
+    anchor: phase 1's mean and deviation, which every phase is brought back to; known once there is a base image.
+    """
+
+    def __init__(self, p: Any, plan: Plan, tell: Callable[[str], None]):
+        self.p, self.plan, self.tell = p, plan, tell
+        self.on = plan.params.save_phases
+        self.parts = made_of(p, plan.params, p.iteration) if self.on else {}
+        self.path = os.path.join(folder(p), name_of(self.parts)) if self.on else ""
+        self.files: set[str] = set()
+        self.anchor: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def begin(self, base: torch.Tensor) -> None:
+        """base: what phase 1 ended with, cropped to the target's shape."""
+        self.anchor = statistics(base)
+
+    def go_on(self, path: str, found: SavedPhase) -> torch.Tensor:
+        """The latent to go on from, where the host wants it."""
+        device = devices.device
+        self.anchor = found.mean.to(device), found.deviation.to(device)
+        self.files.add(path)
+        return found.latent.to(device)
+
+    def save(self, number: int, latent: torch.Tensor, window_batch: int | None) -> None:
+        """A finished phase takes the place of the one before. A full disk ends no run: it is told, once."""
+        if not self.on or self.anchor is None:
+            return
+        try:
+            saved.write(self.path, SavedPhase(number, latent, *self.anchor, window_batch or 0, self.parts))
+        except (OSError, ValueError) as error:
+            self.on = False
+            why = getattr(error, "strerror", None) or str(error)
+            self.tell(f"the latent of phase {number} can't be saved ({why}), nor are those after it")
+        else:
+            self.files.add(self.path)
+
+    def kept(self) -> str:
+        """What to tell where a run did not end well; empty where nothing was saved."""
+        names = sorted(os.path.basename(path) for path in self.files if os.path.exists(path))
+        return f"resume {names[-1]} goes on from there" if names else ""
