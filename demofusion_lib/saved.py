@@ -66,16 +66,17 @@ class SavedPhase:
         return self.mean, self.deviation
 
 
-def write(path: str | os.PathLike[str], saved: SavedPhase) -> None:
+def write(path: str | os.PathLike[str], saved: SavedPhase, more: Mapping[str, str] | None = None) -> None:
     """Replaces the file whole or leaves it as it was, through a crash of the machine too.
 
+    more: texts for the file's other readers, by name.
     Raises OSError, and ValueError for a phase that `read` would refuse: it must not take a good one's place.
     """
     path = Path(path)
     tensors = {name: getattr(saved, name).detach().to("cpu").contiguous() for name in TENSORS}
     _check(saved.number, tensors)
     fields = {
-        FORMAT: str(VERSION), PHASE: str(saved.number), WINDOW_BATCH: str(saved.window_batch),
+        **(more or {}), FORMAT: str(VERSION), PHASE: str(saved.number), WINDOW_BATCH: str(saved.window_batch),
         MADE_OF: json.dumps(dict(saved.made_of)),
     }  # fmt: skip
     if not all(isinstance(text, str) for text in saved.made_of.values()):

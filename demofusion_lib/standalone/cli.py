@@ -6,27 +6,45 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..params import SettingsError, quoted
+from ..saved import ResumeError, SavedPhase
 from .devices import check_dtype
 from .drawing import Drawing, Finished, Order
 from .errors import UserError, told
 from .files import check_folder, reason
-from .flags import params_of, parse
+from .flags import params_of
+from .keeping import Keeper
 from .memory import keep_freed_memory
 from .models import Model, choose_device, choose_dtype, load_model
 from .output import Output
+from .planned import plan_lines, plan_report
+from .resuming import check_weights, made_of, read_arguments
 from .samplers import find_sampler
 from .stops import Stops
-from .telling import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain, end_early, progress_bar, say, say_json, wants_json
+from .telling import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    complain,
+    end_early,
+    progress_bar,
+    say,
+    say_json,
+    tile_teller,
+    wants_json,
+)
 
 
-def order_of(args: argparse.Namespace, model: Model) -> Order:
+def order_of(args: argparse.Namespace) -> Order:
     return Order(
-        [args.prompt], [args.seed], args.width or model.native_px, args.height or model.native_px, params_of(args),
+        [args.prompt], [args.seed], args.width, args.height, params_of(args),
         args.negative, args.sampling_steps, args.sampler, args.scheduler, args.cfg_scale,
     )  # fmt: skip
 
@@ -41,10 +59,11 @@ def check_before_loading(args: argparse.Namespace) -> None:
         except UnicodeEncodeError as error:
             raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
     find_sampler(args.sampler, args.scheduler)
-    check_folder(args.out)
+    if not args.plan_only:
+        check_folder(args.out)
 
 
-def prepare(args: argparse.Namespace) -> Output:
+def prepare(args: argparse.Namespace, saved: SavedPhase | None) -> Drawing:
     """All that comes before the first step. Raises UserError and SettingsError for what can't be used."""
     check_before_loading(args)
     device = choose_device(args.device)
@@ -57,9 +76,29 @@ def prepare(args: argparse.Namespace) -> Output:
     model = load_model(
         args.model, device, dtype, variant=args.variant, config=args.config, prediction=args.prediction_type
     )
-    drawing = Drawing(model, order_of(args, model))
+    settle(args, model)
+    drawing = Drawing(model, order_of(args), saved=saved)
+    if saved is not None:
+        check_weights(args.resume, saved, model)
+        if not drawing.fits(saved):
+            raise ResumeError(args.resume, f"is damaged (phase {saved.number} has another size)")
+        if saved.window_batch and args.keeps_batch:
+            drawing.batch.size = saved.window_batch
+    return drawing
+
+
+def settle(args: argparse.Namespace, model: Model) -> None:
+    """What was left to the model and the machine."""
+    args.width, args.height = args.width or model.native_px, args.height or model.native_px
+    args.dtype = str(model.dtype).removeprefix("torch.")
+
+
+def open_output(args: argparse.Namespace, drawing: Drawing) -> Output:
+    saved = drawing.saved
+    source = None if saved is None else (Path(args.resume), saved.number)
+    keeper = Keeper(args.out, made_of(args, drawing.model), args.save_phases, source)
     try:
-        return Output(drawing, args.out)
+        return Output(drawing, args.out, keeper, decodes=not args.no_decode)
     except OSError as error:
         raise UserError(f"out is {quoted(str(args.out))}, which can't be written to ({reason(error)})") from error
 
@@ -71,19 +110,20 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
     phase is decoded and written. A second one stops that too.
     """
     drawing, done, code = output.drawing, list[Finished](), DONE
-    bar = progress_bar(drawing.plan.total_evaluations, quiet)
+    bar = progress_bar(drawing.evaluations_left, quiet)
 
     def advance(rows: int) -> None:
         bar.update(rows)
         stops.check()
 
     drawing.progress = advance
+    output.on_tile = tile_teller(bar)
     stops.gentle = True
     try:
-        bar.set_description("phase 1")
+        bar.set_description(f"phase {drawing.saved.number + 1 if drawing.saved else 1}")
         for phase in drawing.phases():
             done.append(phase)
-            bar.set_description(f"phase {phase.number + 1}" if len(done) <= len(drawing.plan.phases) else "decoding")
+            bar.set_description(f"phase {phase.number + 1}" if phase.number < drawing.last else "decoding")
             output.add(phase)
             stops.check()
     except KeyboardInterrupt:
@@ -107,16 +147,30 @@ def tell(output: Output, code: int, as_json: bool) -> int:
     """The exit code again, or that of a fault where JSON is wanted and nobody takes it."""
     report = output.report
     report["error"] = report["stopped"] if code == FAILED else None
+    if code == DONE:
+        output.keeper.end_well()
+    report["resume"] = output.keeper.report()
     if report["stopped"]:
         complain(f"stopped: {report['stopped']}")
+    if report["resume"]:
+        say(output.keeper.hint(), sys.stderr)
     if as_json:
         return code if say_json(report) else code or FAILED
     for phase in report["phases"]:
         size = f"{phase['width']}x{phase['height']}"
         say(f"phase {phase['phase']}: {size}, {phase['evaluations']} evaluations, {phase['seconds']:.1f} s", sys.stdout)
     final = report["final"]
-    say(f"picture: {final['file']}" if final else "no picture: " + why_none(report), sys.stdout)
+    kind = "picture" if output.decodes else "latent"
+    say(f"{kind}: {final['file']}" if final else "no picture: " + why_none(report), sys.stdout)
     return code
+
+
+def tell_plan(report: Mapping[str, Any], as_json: bool) -> int:
+    if as_json:
+        return DONE if say_json(report) else FAILED
+    for line in plan_lines(report):
+        say(line, sys.stdout)
+    return DONE
 
 
 def why_none(report: dict[str, list[object]]) -> str:
@@ -126,11 +180,17 @@ def why_none(report: dict[str, list[object]]) -> str:
 def run(argv: Sequence[str], stops: Stops) -> int:
     as_json = wants_json(argv)
     quiet = as_json and not (sys.stderr is not None and sys.stderr.isatty())
-    args = parse(argv)
+    args, saved = read_arguments(argv)
     # where JSON is wanted, it is all there is on stdout
     with contextlib.redirect_stdout(sys.stderr or io.StringIO()) if as_json else contextlib.nullcontext():
-        output = prepare(args)
-        code = draw(output, stops, quiet)
+        drawing = prepare(args, saved)
+        if args.plan_only:
+            report = plan_report(drawing, decodes=not args.no_decode)
+        else:
+            output = open_output(args, drawing)
+            code = draw(output, stops, quiet)
+    if args.plan_only:
+        return tell_plan(report, as_json)
     stops.deaf = True
     return tell(output, code, as_json)
 

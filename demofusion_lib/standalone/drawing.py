@@ -8,10 +8,11 @@ from time import perf_counter
 
 import torch
 
-from ..core import Phase, PhaseEngine, WindowBatch, centre_crop, climb, step_generator
+from ..core import Phase, PhaseEngine, WindowBatch, centre_crop, climb, statistics, step_generator
 from ..memory import window_batch
 from ..params import LATENT_PX, Params
-from ..plan import Plan
+from ..plan import LATENT_CHANNELS, Plan
+from ..saved import SavedPhase
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
 from .prompts import encode, encode_negative
@@ -45,12 +46,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished phase: `latent (batch, 4, height, width)`, the rows that the network evaluated and the seconds."""
+    """A finished phase: `latent (batch, 4, height, width)`, the rows that the network evaluated and the seconds.
+
+    anchor: phase 1's mean and deviation, `(batch, 1, 1, 1)`, which the next phase needs.
+    """
 
     number: int
     latent: torch.Tensor
     evaluations: int
     seconds: float
+    anchor: tuple[torch.Tensor, torch.Tensor]
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -60,11 +65,15 @@ class Finished:
 
 @dataclass
 class Drawing:
-    """Checks the order when it is made; `phases` draws."""
+    """Checks the order when it is made; `phases` draws.
+
+    saved: a finished phase of the same order, to go on from.
+    """
 
     model: Model
     order: Order
     progress: Progress = lambda rows: None
+    saved: SavedPhase | None = None
     sampler: Sampler = field(init=False)
     plan: Plan = field(init=False)
     batch: WindowBatch = field(init=False)
@@ -84,16 +93,35 @@ class Drawing:
     def _solver(self, steps: int) -> Solver:
         return Solver(self.sampler, self.schedule, self.scheduler, steps)
 
+    @property
+    def last(self) -> int:
+        """The last phase's number."""
+        return self.plan.phases[-1].number if self.plan.phases else 1
+
+    @property
+    def evaluations_left(self) -> int:
+        """Of the network, to come; all of them unless it goes on from a finished phase."""
+        done = self.saved.number if self.saved else 0
+        left = sum(self.plan.evaluations(phase) for phase in self.plan.phases if phase.number > done)
+        return left if done else left + self.plan.base_evaluations
+
+    def fits(self, saved: SavedPhase) -> bool:
+        """Whether it is of the size that the order has in that phase."""
+        sizes = {1: self.order.base_lat, **{p.number: (p.height_lat, p.width_lat) for p in self.plan.phases}}
+        return saved.latent.shape == (len(self.order.seeds), LATENT_CHANNELS, *sizes.get(saved.number, ()))
+
     @torch.no_grad()
     def phases(self) -> Iterator[Finished]:
-        """The base image's latent, and each phase's as soon as it is finished."""
+        """The base image's latent, and each phase's as soon as it is finished; or the saved one's, and those after it."""
         self.cond = encode(self.model, self.order.prompts)
         self.uncond = encode_negative(self.model, [self.order.negative] * len(self.order.prompts))
-        base = self._base()
-        yield base
+        done = self._saved() if self.saved else self._base()
+        yield done
+        base = centre_crop(done.latent, *self.plan.base_lat) if done.number == 1 else done.latent
         begun = perf_counter()
-        for phase, latent in climb(centre_crop(base.latent, *self.plan.base_lat), self.plan.phases, self._phase):
-            yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun)
+        coming = [phase for phase in self.plan.phases if phase.number > done.number]
+        for phase, latent in climb(base, coming, self._phase, anchor=done.anchor):
+            yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun, done.anchor)
             begun = perf_counter()
 
     def _noise(self, height_lat: int, width_lat: int, phase: int) -> torch.Tensor:
@@ -103,7 +131,7 @@ class Drawing:
 
     def _sample(self, guided: Guided, x: torch.Tensor, solver: Solver, phase: int) -> torch.Tensor:
         seeds = [step_generator(seed, phase, SAMPLER_NOISE).initial_seed() for seed in self.order.seeds]
-        return solver.run(guided, x, seeds)
+        return solver.run(guided, x, seeds).contiguous()  # as a file gives it back
 
     def _base(self) -> Finished:
         """Phase 1, no engine in it."""
@@ -114,7 +142,13 @@ class Drawing:
         )
         noise = self._noise(*self.order.base_lat, 1)
         latent = self._sample(guided, solver.from_noise(noise), solver, 1)
-        return Finished(1, latent, guided.evaluations, perf_counter() - begun)
+        anchor = statistics(centre_crop(latent, *self.plan.base_lat))
+        return Finished(1, latent, guided.evaluations, perf_counter() - begun, anchor)
+
+    def _saved(self) -> Finished:
+        assert self.saved is not None
+        latent, mean, deviation = (t.to(self.model.device) for t in (self.saved.latent, *self.saved.anchor))
+        return Finished(self.saved.number, latent, 0, 0.0, (mean, deviation))
 
     def _phase(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
         solver = self._solver(self.plan.phase_steps)

@@ -1,4 +1,4 @@
-"""Latents to pictures, pictures to files that carry their settings as the webui's do."""
+"""Files that carry their settings as the webui's do, each whole or not there at all."""
 
 from __future__ import annotations
 
@@ -10,31 +10,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
 
 from ..params import quoted
 from .drawing import Drawing
 from .errors import UserError, first_line
-from .models import Model
 
-FINAL = "final.png"
-WRITTEN = re.compile(r"final\.png|phase\d+\.png")
+FINAL = "final"
+WRITTEN = re.compile(r"(final|phase\d+)\.(png|safetensors)|resume\.safetensors")
 PROBE = 2**16
 """Bytes that there must be room for before anything is loaded."""
-
-
-@torch.no_grad()
-def decode(model: Model, latent: torch.Tensor) -> list[Image.Image]:
-    """`latent (batch, 4, height, width)`, one image at a time: the decoder takes more memory than anything else."""
-    images = []
-    for one in latent:
-        pixels = model.vae.decode(model.unscaled(one[None]), return_dict=False)[0][0].float().add(1).div(2).clamp(0, 1)
-        if not torch.isfinite(pixels).all():
-            raise ValueError("the decoded picture holds NaNs")
-        images.append(Image.fromarray((255 * pixels.permute(1, 2, 0).cpu().numpy()).round().astype(np.uint8)))
-    return images
 
 
 def infotext(drawing: Drawing, index: int) -> str:
@@ -86,7 +71,7 @@ def check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:  # permissions say little: of root, of disks, of mounts
             file.write(bytes(PROBE))
-        taken = [path for path in folder.glob("*.png") if path.is_dir() and WRITTEN.fullmatch(path.name)]
+        taken = [path for path in folder.glob("*.*") if WRITTEN.fullmatch(path.name) and path.is_dir()]
     except (OSError, ValueError) as error:
         raise UserError(
             f"out is {quoted(str(folder))}, which can't be written to ({reason(error)}), allowed: a folder of yours on "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..params import LATENT_PX, SETTINGS, Params, Setting, SettingsError, quoted
+from ..params import BY_NAME, LATENT_PX, SETTINGS, Params, Setting, SettingsError, quoted
 from .configs import FAMILIES
 from .errors import UserError
 from .models import DTYPES
@@ -15,6 +15,7 @@ from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS
 from .toy import TOY
 from .training import AUTO, PREDICTIONS
 
+OUT = Path("out/demofusion")
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
 
@@ -80,7 +81,9 @@ def parser() -> Parser:
         description="Draws an image at a model's native size, then climbs to a larger one.",
         allow_abbrev=False,
     )
-    made.add_argument("prompt", help="what to draw; the toy knows 'a red disc', green, blue, yellow, square, triangle")
+    made.add_argument(
+        "prompt", nargs="?", help="what to draw; the toy knows 'a red disc', green, blue, yellow, square, triangle"
+    )
     made.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
     made.add_argument(
         "--model", default=TOY, help="toy, a diffusers folder or hub name, or a .safetensors file (%(default)s)"
@@ -114,7 +117,7 @@ def parser() -> Parser:
         "--cfg-scale", type=number(float, 1, 30), default=5.0, metavar="X", help="guidance, 1 for none (%(default)s)"
     )
     made.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1, help="(%(default)s)")
-    made.add_argument("--out", type=Path, default=Path("out/demofusion"), help="folder for the pictures (%(default)s)")
+    made.add_argument("--out", type=Path, default=OUT, help="folder for the pictures (%(default)s)")
     made.add_argument("--device", default="auto", help="a torch device (%(default)s)")
     names = ("auto", *DTYPES)
     made.add_argument(
@@ -125,17 +128,27 @@ def parser() -> Parser:
         help=f"precision: {', '.join(names)} (%(default)s)",
     )
     made.add_argument("--json", action="store_true", help="print what was drawn as JSON")
+    made.add_argument("--plan-only", action="store_true", help="print what it would take, and draw nothing")
+    made.add_argument(
+        "--no-decode", action="store_true", help="write latents (safetensors) instead of pictures; no VAE is used"
+    )
+    made.add_argument(
+        "--resume",
+        default="",
+        metavar="FILE",
+        help=f"{BY_NAME['resume'].help} Needs nothing else: all that a picture is made of is in it.",
+    )
     group = made.add_argument_group("DemoFusion")
     for setting in SETTINGS:
-        if setting.name != "enabled":
+        if setting.name not in ("enabled", "resume"):
             add_setting(group, setting)
     return made
 
 
 def params_of(args: argparse.Namespace) -> Params:
-    return Params.from_names(
-        {**{s.name: getattr(args, s.name) for s in SETTINGS if hasattr(args, s.name)}, "enabled": True}
-    )
+    """All but `resume`, which here may be a path that is no text."""
+    names = [s.name for s in SETTINGS if s.name not in ("enabled", "resume")]
+    return Params.from_names({**{name: getattr(args, name) for name in names}, "enabled": True})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -144,3 +157,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         raise UserError(f"unrecognized arguments: {quoted(' '.join(unknown))}")
     return args
+
+
+def given(argv: Sequence[str]) -> set[str]:
+    """The names of what `argv` itself says, its defaults left out. Raises UserError."""
+    unsaid = object()
+    args = parser().parse_known_args(argv, argparse.Namespace(**dict.fromkeys(vars(parse(argv)), unsaid)))[0]
+    return {name for name, value in vars(args).items() if value is not unsaid and value is not None}

@@ -60,9 +60,9 @@ class Model:
             for tensor, dtype in before:
                 tensor.data = tensor.data.to(dtype)
 
-    def unscaled(self, latent: torch.Tensor) -> torch.Tensor:
-        """`latent (batch, 4, height, width)` in the VAE's own scale and dtype: what its decoder takes."""
-        config, latent = self.vae.config, latent.to(self.vae.dtype)
+    def unscaled(self, latent: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """`latent (batch, 4, height, width)` in the VAE's own scale, and its dtype unless told: what its decoder takes."""
+        config, latent = self.vae.config, latent.to(dtype or self.vae.dtype)
         mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
         if mean is None or deviation is None:
             return latent / config.scaling_factor

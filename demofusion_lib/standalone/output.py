@@ -8,21 +8,28 @@ from typing import Any
 
 from PIL.Image import Image
 
+from ..saved import write
+from .decoding import Way, decode
 from .drawing import Drawing, Finished
 from .errors import Unwritten, told
-from .files import FINAL, copy, decode, reason, save
+from .files import FINAL, copy, infotext, reason, save
+from .keeping import Keeper
 from .stops import Stops
+from .telling import complain
 
 
 class Output:
     """Each phase is decoded once: `final.png` is a copy of the last one's file, where it has one.
 
-    `given_up`: a decoder was stopped by force, and none is started after that.
+    `given_up`: a decoder was stopped by force, and none is started after that. decodes: or the latents are written as they
+    are. on_tile: told `(done, total)` while a picture is decoded.
     """
 
-    def __init__(self, drawing: Drawing, folder: Path):
+    def __init__(self, drawing: Drawing, folder: Path, keeper: Keeper | None = None, *, decodes: bool = True):
         folder.mkdir(parents=True, exist_ok=True)
-        self.drawing, self.folder = drawing, folder
+        self.drawing, self.folder, self.decodes = drawing, folder, decodes
+        self.keeper = keeper or Keeper(folder, {}, wanted=False)
+        self.on_tile: Callable[[int, int], None] | None = None
         self.files: dict[int, Path] = {}
         self.undecodable: set[int] = set()
         self.unsaved: tuple[int, list[Image]] | None = None
@@ -30,24 +37,26 @@ class Output:
         self.report: dict[str, Any] = {
             "prompt": drawing.order.prompts[0], "seed": drawing.order.seeds[0], "model": drawing.model.name,
             "device": str(drawing.model.device), "dtype": str(drawing.model.dtype).removeprefix("torch."),
-            "settings": vars(drawing.order.params), "phases": [], "final": None, "stopped": None, "error": None,
+            "settings": vars(drawing.order.params), "phases": [], "final": None, "notes": [], "resume": None,
+            "stopped": None, "error": None,
         }  # fmt: skip
 
     def add(self, phase: Finished) -> None:
-        """A finished phase: its picture, unless only the last is wanted."""
+        """A finished phase: saved first, then its picture, unless only the last is wanted."""
         entry: dict[str, Any] = {
             "phase": phase.number, "width": phase.size_px[0], "height": phase.size_px[1],
             "evaluations": phase.evaluations, "seconds": round(phase.seconds, 3), "file": None,
         }  # fmt: skip
         self.report["phases"].append(entry)
+        self.note(self.keeper.keep(phase, self.drawing.batch.size or 0))
         if self.drawing.order.params.keep_phases:
-            self.files[phase.number] = self._write(phase, f"phase{phase.number}.png")
+            self.files[phase.number] = self._write(phase, f"phase{phase.number}")
             entry["file"] = str(self.files[phase.number])
 
     def finish(self, phases: Sequence[Finished], stops: Stops) -> None:
         """`final.png` is the last phase that can be decoded and written. Interrupted: the last that needs no decoding."""
         for phase in reversed(phases):
-            decoded = phase.number in self.files or self._is_unsaved(phase)
+            decoded = phase.number in self.files or self._is_unsaved(phase) or not self.decodes
             if phase.number in self.undecodable or (self.given_up and not decoded):
                 continue
             stops.deaf = decoded  # the rest takes no time
@@ -67,11 +76,20 @@ class Output:
         if why not in (said or "").split("; "):
             self.report["stopped"] = f"{said}; {why}" if said else why
 
+    def note(self, text: str) -> None:
+        """What a user should know of a run that goes on; once."""
+        if text and text not in self.report["notes"]:
+            self.report["notes"].append(text)
+            complain(text)
+
     def _is_unsaved(self, phase: Finished) -> bool:
         return self.unsaved is not None and self.unsaved[0] == phase.number
 
+    def _named(self, name: str) -> Path:
+        return self.folder / f"{name}.{'png' if self.decodes else 'safetensors'}"
+
     def _final(self, phase: Finished) -> Path:
-        own, path = self.files.get(phase.number), self.folder / FINAL
+        own, path = self.files.get(phase.number), self._named(FINAL)
         if own is None:
             return self._write(phase, FINAL)
         try:
@@ -82,15 +100,25 @@ class Output:
         return path
 
     def _write(self, phase: Finished, name: str) -> Path:
-        images, path = self._decoded(phase), self.folder / name
+        path = self._named(name)
+        if not self.decodes:
+            self._put(path, lambda: self._write_latent(phase, path))
+            return path
+        images = self._decoded(phase)
         self._put(path, lambda: save(images, [path], self.drawing))
         self.unsaved = None
         return path
 
+    def _write_latent(self, phase: Finished, path: Path) -> None:
+        """With all that its picture would tell, and that `--resume` needs to decode it."""
+        texts = [infotext(self.drawing, index) for index in range(len(phase.latent))]
+        write(path, self.keeper.saved(phase, self.drawing.batch.size or 0), {"parameters": "\n\n".join(texts)})
+
     def _decoded(self, phase: Finished) -> list[Image]:
         if not self._is_unsaved(phase):
             try:
-                self.unsaved = phase.number, decode(self.drawing.model, phase.latent)
+                way = Way(self.drawing.order.params.vae, self.note, self.on_tile, self.folder)
+                self.unsaved = phase.number, decode(self.drawing.model, phase.latent, way)
             except KeyboardInterrupt:
                 self.given_up = True
                 raise

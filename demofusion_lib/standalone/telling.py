@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 NAME = "demofusion"
+BETWEEN = 0.5  # seconds from one news of a picture's tiles to the next
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
@@ -85,3 +87,15 @@ def progress_bar(rows: int, quiet: bool) -> Any:
     if sys.stderr is None:
         return tqdm(disable=True)
     return tqdm(total=rows, unit="row", disable=quiet, file=Unfailing(sys.stderr), dynamic_ncols=True)
+
+
+def tile_teller(bar: Any) -> Callable[[int, int], None]:
+    """Told `(done, total)` after each tile of a picture, it shows how far that is, now and then."""
+    shown = [monotonic()]
+
+    def tell(done: int, total: int) -> None:
+        if monotonic() - shown[0] >= BETWEEN or done == total:
+            shown[0] = monotonic()
+            bar.set_postfix_str(f"picture {100 * done // total} %" if done < total else "", refresh=done < total)
+
+    return tell

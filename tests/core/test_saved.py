@@ -245,6 +245,7 @@ MALICIOUS: dict[str, Callable[[Header], object]] = {
     "negative": lambda h: h["latent"].update(shape=[-1, -4, 6, 5]),
     "empty": lambda h: h["latent"].update(shape=[0, 4, 6, 5], data_offsets=[0, 0]),
     "true": lambda h: h["latent"].update(shape=[True, 4, 6, 5]),
+    "turned": lambda h: h["latent"].update(shape=[2, 4, 5, 6]),
     "flat": lambda h: h["latent"].update(shape=[2 * 4 * 6 * 5]),
     "twice": lambda h: h["mean"].update(data_offsets=h["deviation"]["data_offsets"]),
     "backwards": lambda h: h["latent"].update(data_offsets=[HUGE, 0]),

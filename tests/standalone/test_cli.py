@@ -17,8 +17,8 @@ from PIL import Image
 
 from demofusion_lib.params import SETTINGS
 from demofusion_lib.standalone import output
+from demofusion_lib.standalone.decoding import Way, decode
 from demofusion_lib.standalone.drawing import Drawing
-from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.flags import parser
 from demofusion_lib.standalone.models import Model
 
@@ -64,7 +64,7 @@ BAD = {
     "--scale": ("9", "1 to 8"),
     "--blur": ("x", "0 to 5"),
     "--plan": ("straight", "every, doubling, direct"),
-    "--window-batch": ("0", "whole numbers 1 to 64"),
+    "--window-batch": ("65", "whole numbers 0 to 64"),
     "--width": ("100", "multiples of 8"),
     "--height": ("-64", "whole numbers 64 to 16384"),
     "--sampling-steps": ("0", "whole numbers 1 to 150"),
@@ -145,10 +145,10 @@ def test_what_ends_a_phase_leaves_the_one_before(
 def test_a_picture_that_cannot_be_decoded_leaves_the_one_before(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def limited(model: Model, latent: torch.Tensor) -> list[Image.Image]:
+    def limited(model: Model, latent: torch.Tensor, way: Way) -> list[Image.Image]:
         if latent.shape[-1] > 16:
             raise RuntimeError("too large")
-        return decode(model, latent)
+        return decode(model, latent, way)
 
     monkeypatch.setattr(output, "decode", limited)
     assert run("--scale", "3") == 1

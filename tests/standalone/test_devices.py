@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from demofusion_lib.params import Params
 from demofusion_lib.standalone import cli, devices
+from demofusion_lib.standalone.decoding import decode
 from demofusion_lib.standalone.devices import check_dtype
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
-from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.models import DTYPES, Model
 from demofusion_lib.standalone.samplers import SAMPLERS
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from demofusion_lib.core import step_generator
 from demofusion_lib.params import Params
+from demofusion_lib.standalone.decoding import decode
 from demofusion_lib.standalone.drawing import PHASE_NOISE, Drawing, Order
 from demofusion_lib.standalone.errors import UserError
-from demofusion_lib.standalone.files import decode
 from demofusion_lib.standalone.models import Model, choose_device, choose_dtype, load_model
 from demofusion_lib.standalone.prompts import encode
 

@@ -55,9 +55,9 @@ def draw(order):
         note("load")
         return load_model(*given, **named)
 
-    def decoding(model, latent):
+    def decoding(model, latent, way):
         note(f"decode {8 * latent.shape[-1]}")
-        images = decode(model, latent)
+        images = decode(model, latent, way)
         note(f"decoded {8 * latent.shape[-1]}")
         return images
 

@@ -1,0 +1,105 @@
+"""Latents to pictures, by the VAE's tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import vae
+from .errors import first_line
+from .models import Model
+
+BAND_PX = 512  # rows of a picture that are made bytes at once
+HOST = "host"
+
+
+def silent(text: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How pictures are decoded.
+
+    mode: the setting `vae`; `host` for diffusers' own decoder in one piece. tell: given what a user should know.
+    on_tile: told `(done, total)` after each tile. folder: where layers may be laid as files; the system's if it is gone.
+    """
+
+    mode: str = HOST
+    tell: Callable[[str], None] = silent
+    on_tile: Callable[[int, int], None] | None = None
+    folder: Path | None = None
+
+
+UNDIVIDED = Way()
+
+
+@torch.no_grad()
+def decode(model: Model, latent: torch.Tensor, way: Way = UNDIVIDED) -> list[Image.Image]:
+    """`latent (batch, 4, height, width)`, one image at a time: the decoder takes more memory than anything else.
+
+    Raises ValueError or `vae.NotFinite` for a picture that holds NaN in float32 too, and whatever the VAE raises.
+    """
+    return [_image(model, one[None], way) for one in latent]
+
+
+def _image(model: Model, latent: torch.Tensor, way: Way) -> Image.Image:
+    try:
+        return to_image(_pixels(model, latent, way, None)[0])
+    except (vae.NotFinite, NotFinitePixels) as error:
+        if model.vae.dtype == torch.float32:
+            raise
+        name = str(model.vae.dtype).removeprefix("torch.")
+        way.tell(f"decoded again in float32, as in {name} {first_line(error)}")
+    return to_image(_pixels(model, latent, way, torch.float32)[0])
+
+
+class NotFinitePixels(ValueError):
+    """A picture of NaN or infinities."""
+
+    def __init__(self) -> None:
+        super().__init__("the decoded picture holds NaNs")
+
+
+def _pixels(model: Model, latent: torch.Tensor, way: Way, dtype: torch.dtype | None) -> torch.Tensor:
+    """`(1, 3, height, width)` in [-1, 1]. dtype: instead of the VAE's own."""
+    if way.mode != HOST:
+        try:
+            return vae.decode(
+                model.vae, model.unscaled(latent, dtype), mode=way.mode, dtype=dtype, memory=_memory(model, way.folder),
+                on_tile=way.on_tile, told=lambda plan: _told(plan, way),
+            )  # fmt: skip
+        except vae.Unreadable as error:
+            way.tell(f"decoded in one piece by diffusers, as the VAE can't be read ({first_line(error)})")
+    if dtype is not None:
+        model.vae.to(dtype=dtype)  # and it stays so: what overflowed once does again
+    pixels: torch.Tensor = model.vae.decode(model.unscaled(latent), return_dict=False)[0]
+    return pixels
+
+
+def _memory(model: Model, folder: Path | None) -> vae.Memory:
+    there = folder is not None and folder.is_dir()
+    return vae.Memory.find(torch.device(model.vae.device), str(folder) if there else None)
+
+
+def _told(plan: vae.Plan, way: Way) -> None:
+    """What a picture is not exact for, or takes long for."""
+    if plan.mode == "estimated" or plan.store == "file":
+        way.tell(str(plan))
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    """From the VAE's `(3, height, width)` in [-1, 1], band by band. Raises NotFinitePixels."""
+    values = np.empty((*pixels.shape[1:], 3), dtype=np.uint8)
+    for top in range(0, len(values), BAND_PX):
+        band = pixels[:, top : top + BAND_PX].float()
+        if not torch.isfinite(band).all():
+            raise NotFinitePixels
+        band = band.add(1).div_(2).clamp_(0, 1).permute(1, 2, 0)
+        values[top : top + BAND_PX] = (255 * band.cpu().numpy()).round().astype(np.uint8)
+    return Image.fromarray(values)

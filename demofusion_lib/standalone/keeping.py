@@ -1,0 +1,54 @@
+"""The file of the last finished phase, beside the pictures, while a run is under way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..saved import SavedPhase, remove, write
+from .drawing import Finished
+from .errors import told
+from .files import reason
+from .resuming import FILE
+from .telling import NAME
+
+
+class Keeper:
+    """wanted: whether phases are saved. made_of: of the run. source: the file that it goes on from, and that one's phase."""
+
+    def __init__(self, folder: Path, made_of: Mapping[str, str], wanted: bool, source: tuple[Path, int] | None = None):
+        self.path, self.made_of, self.wanted = folder / FILE, made_of, wanted
+        self.kept = source
+
+    def saved(self, phase: Finished, window_batch: int) -> SavedPhase:
+        return SavedPhase(phase.number, phase.latent, *phase.anchor, window_batch, self.made_of)
+
+    def keep(self, phase: Finished, window_batch: int) -> str:
+        """What to tell the user: why it could not be written, or nothing. What was there before stays then."""
+        if not self.wanted or self.kept == (self.path, phase.number):
+            return ""
+        try:
+            write(self.path, self.saved(phase, window_batch))
+        except Exception as error:  # no reason to end a run
+            why = reason(error) if isinstance(error, OSError) else told(error)
+            return f"phase {phase.number} can't be saved in {self.path.name} ({why})"
+        self.kept = self.path, phase.number
+        return ""
+
+    def end_well(self) -> None:
+        """It is needed no more. One that lies elsewhere is its owner's."""
+        if self.kept is not None and os.path.abspath(self.kept[0]) == os.path.abspath(self.path):
+            remove(self.path)
+        self.kept = None
+
+    def report(self) -> dict[str, object] | None:
+        return None if self.kept is None else {"file": str(self.kept[0]), "phase": self.kept[1]}
+
+    def hint(self) -> str:
+        """How to go on."""
+        if self.kept is None:
+            return ""
+        path, number = self.kept
+        return f"{NAME} --resume {shlex.quote(str(path))} goes on from phase {number}"

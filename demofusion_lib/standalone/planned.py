@@ -1,0 +1,105 @@
+"""What an order takes before it is drawn: `--plan-only`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from .. import vae
+from ..core import Phase, WindowBatch
+from ..core.batching import MODEST, PAYS, SHARE, LiveBytes
+from ..params import LATENT_PX
+from ..plan import LATENT_CHANNELS
+from .drawing import Drawing
+from .guidance import Guided, SigmaForm, SizeTold
+from .prompts import encode
+
+GIB = 1 << 30
+HELD = 4
+"""Latents of a phase's size: the phase before enlarged, the noise, the sampler's own and the one that it makes of it."""
+FUSED = 2
+"""Latents of a phase's size for every row that the model is asked for: what it is given, and what comes back."""
+
+
+def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
+    """The plan's own report, and each phase's `memory_bytes`: what it allocates on the device beside the model's weights.
+
+    The network is called once, on one native-size row.
+    """
+    report, keeps = drawing.plan.report(), drawing.order.params.keep_phases
+    row = row_bytes(drawing)
+    phases: list[Phase | None] = [None, *drawing.plan.phases]
+    for entry, phase in zip(report["phases"], phases):
+        decoded = decodes and (keeps or entry["phase"] == drawing.last)
+        entry["memory_bytes"] = memory_bytes(drawing, phase, row, decoded)
+    return report
+
+
+def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool) -> int:
+    """Of a phase, None for the base image. row: `row_bytes`. Drawing and decoding come one after the other."""
+    plan = drawing.plan
+    height, width = plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
+    latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
+    held = latent * (HELD + FUSED * plan.passes)
+    rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
+    drawn = held + math.ceil(row * rows)
+    return max(drawn, latent + picture_bytes(drawing, height, width)) if decoded else drawn
+
+
+@torch.no_grad()
+def row_bytes(drawing: Drawing) -> int:
+    """What the network allocates for one row of the native size."""
+    model, (height, width) = drawing.model, drawing.plan.drawn_lat
+    cond, size_px = encode(model, [""]), (height * LATENT_PX, width * LATENT_PX)
+    guided = Guided(model, cond, cond, 1.0, SizeTold(size_px, size_px))
+    x = torch.zeros(1, LATENT_CHANNELS, height, width, device=model.device)
+    with LiveBytes(model.device) as live:
+        guided(x, 500.0, SigmaForm(1.0, model.prediction))
+    return live.peak
+
+
+def rows_at_once(drawing: Drawing, phase: Phase, row: int) -> float:
+    """How many rows of the native size the network's largest call is worth."""
+    plan, batch = drawing.plan, settled(drawing.batch, row)
+    (local, dilated), (height, width) = plan.views(phase), plan.drawn_lat
+    shares = [plan.params.weights.c2(t) for t in plan.levels(plan.phase_steps)]
+    sub_image = math.ceil(phase.height_lat / phase.dilation) * math.ceil(phase.width_lat / phase.dilation)
+    paths = [(local, 1.0)] * any(c2 < 1 for c2 in shares)
+    paths += [(dilated, sub_image / (height * width))] * any(c2 > 0 for c2 in shares)
+    rows = plan.images * plan.passes
+    return max(min(views * rows, batch.rows(area)) * area for views, area in paths)
+
+
+def settled(batch: WindowBatch, row: int) -> WindowBatch:
+    """With the size that an automatic one is likely to find."""
+    batch = copy.copy(batch)
+    if batch.size is None:
+        free = batch.free_bytes()
+        batch.size = max(1, min(PAYS, math.floor(SHARE * free / row))) if free is not None and row else MODEST
+    return batch
+
+
+def picture_bytes(drawing: Drawing, height: int, width: int) -> int:
+    """Of decoding one picture by tiles, layers and picture included where they lie on the device; in one piece it is more."""
+    mode = "estimated" if drawing.order.params.vae == "estimated" else "exact"
+    try:
+        made = vae.peak_bytes(drawing.model.vae, height, width, mode=mode)
+    except vae.Unreadable:
+        return 0
+    picture = 3 * height * width * LATENT_PX**2 * made.dtype.itemsize if drawing.model.device.type == "cpu" else 0
+    return made.device_bytes + (made.store_bytes if made.store == "device" else 0) + picture
+
+
+def plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """For the terminal."""
+    for phase in report["phases"]:
+        views = f"{phase['windows']} windows + {phase['sub_images']} sub-images" if phase["phase"] > 1 else "whole"
+        yield (
+            f"phase {phase['phase']}: {phase['width']}x{phase['height']}, {views}, {phase['evaluations']} evaluations, "
+            f"{phase['memory_bytes'] / GIB:.2f} GiB"
+        )
+    yield f"all: {report['evaluations']} evaluations, {report['units']:g} times the base image's"

@@ -1,0 +1,130 @@
+"""What a run is made of, in the words of its flags: written beside a finished phase, and read by a run that goes on from it."""
+
+from __future__ import annotations
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..params import SETTINGS, quoted
+from ..saved import ResumeError, SavedPhase, check_made_of, differences, read
+from .configs import FAMILIES
+from .errors import UserError
+from .flags import given, parse
+from .loading import is_there
+from .models import Model
+from .samplers import find_sampler
+from .toy import TOY
+
+FILE = "resume.safetensors"
+HOST = {"host": "command line"}
+WEIGHTS = "model's weights"
+OWN = (
+    "prompt", "negative", "seed", "model", "variant", "config", "prediction_type", "width", "height", "sampling_steps",
+    "sampler", "scheduler", "cfg_scale", "dtype",
+)  # fmt: skip
+FREE = ("window_batch", "keep_phases", "vae", "save_phases")
+"""Settings that may be others: they leave the latents as they are."""
+TABLE = {s.name: s for s in SETTINGS if s.name not in ("enabled", "resume")}
+SAMPLE = 8  # values from a tensor's beginning and from its end
+
+
+def read_arguments(argv: Sequence[str]) -> tuple[Namespace, SavedPhase | None]:
+    """What is given, and what it goes on from. Raises UserError, ResumeError."""
+    args = parse(argv)
+    if not args.resume:
+        if args.prompt is None and not args.plan_only:
+            raise UserError("the following arguments are required: prompt")
+        args.prompt = args.prompt or ""
+        return args, None
+    saved = read(args.resume)
+    _check_known(args.resume, saved.made_of)
+    return _completed(argv, args, saved), saved
+
+
+def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Namespace:
+    """The flags that the file stands for, and behind them those given: they may say the same, and what is free to be another."""
+    own = given(argv)
+    try:
+        whole = parse([*_flags(saved.made_of), *argv])
+    except UserError as error:  # what is given has been read before
+        raise ResumeError(args.resume, f"is damaged ({error})") from error
+    if whole.dtype == "auto":
+        whole.dtype = saved.made_of["dtype"]
+    whole.prompt = saved.made_of["prompt"] if args.prompt is None else args.prompt
+    whole.out = args.out if "out" in own else Path(args.resume).parent
+    whole.keeps_batch = "window_batch" not in own
+    later = {name: s.to_text(s.default) for name, s in TABLE.items() if name not in saved.made_of}
+    theirs = {**saved.made_of, **later}
+    check_made_of(args.resume, differences(_comparable(theirs), _comparable({**theirs, **texts(whole)})))
+    return whole
+
+
+def _check_known(path: str, made_of: Mapping[str, str]) -> None:
+    if made_of.get("host") != HOST["host"] or not {*OWN, WEIGHTS} <= made_of.keys():
+        raise ResumeError(path, "was not made by the command line, allowed: a file that this one has saved")
+    unknown = sorted(made_of.keys() - {*HOST, *OWN, *TABLE, WEIGHTS})
+    if unknown:
+        raise ResumeError(path, f"has settings that this version lacks: {quoted(unknown)}")
+
+
+def _flags(made_of: Mapping[str, str]) -> list[str]:
+    """Settings that the file doesn't know have come later, and leave a picture as it was where nobody sets them."""
+    flags = []
+    for name, text in made_of.items():
+        flag = name.replace("_", "-")
+        if name in TABLE and TABLE[name].kind is bool:
+            flags.append(f"--{flag}" if text == "True" else f"--no-{flag}")
+        elif name in TABLE or (name in OWN and name != "prompt"):
+            flags.append(f"--{flag}={text}")
+    return flags
+
+
+def texts(args: Namespace) -> dict[str, str]:
+    """What `args` say, once they are settled (`settle`)."""
+    sampler, scheduler = find_sampler(args.sampler, args.scheduler)
+    own: dict[str, Any] = {name: getattr(args, name) for name in OWN}
+    own |= {
+        "sampler": sampler.name,
+        "scheduler": scheduler,
+        "model": _located(args.model),
+        "config": _located(args.config),
+    }
+    table = {name: setting.to_text(getattr(args, name)) for name, setting in TABLE.items()}
+    return {**HOST, **{name: str(value) for name, value in own.items()}, **table}
+
+
+def made_of(args: Namespace, model: Model) -> dict[str, str]:
+    return {**texts(args), WEIGHTS: fingerprint(model)}
+
+
+def check_weights(path: str, saved: SavedPhase, model: Model) -> None:
+    """Raises ResumeError for another model of the same name."""
+    if saved.made_of[WEIGHTS] != fingerprint(model):
+        check_made_of(path, [WEIGHTS])
+
+
+def _located(name: str) -> str:
+    """A path from wherever the command is given next time."""
+    named = name == TOY or name in FAMILIES
+    return str(Path(name).absolute()) if not named and is_there(name, Path.exists) else name
+
+
+def _comparable(made_of: Mapping[str, str]) -> dict[str, str]:
+    """A model may have been moved; its weights tell whether it is the same."""
+    compared = {name: text for name, text in made_of.items() if name not in FREE}
+    return {**compared, **{name: Path(made_of[name]).name for name in ("model", "config")}}
+
+
+def fingerprint(model: Model) -> str:
+    """Of some values of every tensor: a model trained further, or another of its kind, has others in all of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (model.unet, model.vae, *(encoder for _, encoder in model.text)):
+        for name, tensor in part.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            rows = [tensor[(end,) * (tensor.ndim - 1)] if tensor.ndim > 1 else tensor.view(-1) for end in (0, -1)]
+            for values in (rows[0][:SAMPLE], rows[1][-SAMPLE:]):
+                digest.update(values.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
