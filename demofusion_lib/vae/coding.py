@@ -13,7 +13,7 @@ from torch.amp.autocast_mode import autocast
 from .errors import NotFinite
 from .exact import Exact
 from .memory import Memory
-from .planes import Answer, Given, opened
+from .planes import Answer, Given, new_answer, opened
 from .planning import Job, Plan, answer_bytes, no_room, plans
 from .program import Program
 from .progress import Progress
@@ -105,6 +105,8 @@ class Options:
 
 
 def _run(program: Program, given: torch.Tensor, options: Options, fallback: torch.dtype | None) -> torch.Tensor:
+    if given.shape[1] != program.inputs:
+        raise ValueError(f"what the VAE is given has {given.shape[1]} channels, allowed: {program.inputs}")
     try:
         return _run_once(program, given, options)
     except NotFinite:
@@ -137,10 +139,7 @@ def _job(program: Program, size: Sequence[int], tile_lat: int, dtype: torch.dtyp
 
 
 def _follow(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder: str) -> torch.Tensor:
-    end = job.shapes[-1]
-    answer = torch.empty(
-        given.shape[0], end.channels, end.height, end.width, dtype=job.dtype, device=options.out_device
-    )
+    answer = new_answer(given.shape[0], job.shapes[-1], job.dtype, options.out_device)
     progress = Progress(work_tiles(plan, job) * given.shape[0], options.on_tile, job.program.device)
     for picture, target in zip(given, answer):
         with opened(plan.store, job.program.device, folder) as store:

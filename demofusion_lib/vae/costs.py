@@ -31,11 +31,11 @@ class Machine:
         """The same, where what is read lies on the device."""
         return replace(self, copies=False, whole_rows=False)
 
-    def block(self, width: int, channels: int) -> int:
-        """Bytes in float32 of what is normalised, or counted, at a time; two of them, and a third in half precision."""
+    def block(self, height: int, width: int, channels: int) -> int:
+        """Bytes in float32 of what is normalised, or counted, at a time, and beside them of it in half precision."""
         block = BLOCK if self.device.type == "cpu" else BLOCK * GPU_BLOCKS
-        values = max(1, block // (width * channels)) * width * channels
-        return values * 4 * (1 if self.dtype == torch.float32 else 2)
+        rows = min(height, max(1, block // (width * channels)))
+        return rows * width * channels * 4 * (1 if self.dtype == torch.float32 else 2)
 
 
 def tile_bytes(step: Step, source: Shape, target: Shape, x: int, values: int, machine: Machine) -> int:
@@ -60,8 +60,8 @@ def window_bytes(step: Sweep, height: int, width: int, source: Shape, x: int, ma
     made = height * width * conv.outputs * size
     added = height * width * x * size if machine.copies and step.adds else 0
     through = made if step.shortcut is not None else 0
-    normed = machine.block(columns, source.channels) if step.norm is not None else 0
-    counted = machine.block(width, conv.outputs)
+    normed = machine.block(rows, columns, source.channels) if step.norm is not None else 0
+    counted = machine.block(height, width, conv.outputs)
     return max(taken + read + normed, taken + made, made + added + through, made + counted)
 
 
@@ -160,7 +160,7 @@ def part_bytes(part: Part, values: int, machine: Machine) -> int:
 
 
 def _sample_bytes(part: Part, machine: Machine) -> int:
-    places = patches(part.shapes[0], PATCHES, part.unit)
+    places = patches(part.shapes[0], PATCHES, part.unit, part.wraps)
     steps = part.steps[: counted_steps(part)]
     walks = []
     for patch, _ in places:

@@ -94,12 +94,16 @@ def regions(part: Part, tile: Tile) -> list[Tile]:
     return found
 
 
+def cells(part: Part, source: Readable, tile: Tile) -> torch.Tensor:
+    """Of the plane that a part begins with, beyond its edges too where they meet."""
+    weight = part.steps[0].conv.weight.new_empty((0, 0, 1, 1), dtype=source.dtype)
+    return tile_input(source, tile, Conv(weight, None, wraps=part.wraps), 1, None)
+
+
 def run_tile(part: Part, source: Readable, tile: Tile, affines: Sequence[Affine | None]) -> torch.Tensor:
     """A tile of what the part writes, all statistics given."""
     first, *rest = regions(part, tile)
-    weight = part.steps[0].conv.weight.new_empty((0, 0, 1, 1), dtype=source.dtype)
-    whole = Conv(weight, None, wraps=part.wraps)
-    values = tile_input(source, first, whole, 1, None)
+    values = cells(part, source, first)
     planes = {"x": Region(values, first.top, first.left, part.shapes[0], part.wraps)}
     for step, shape, region, affine in zip(part.steps, part.shapes[1:], rest, affines):
         made = swept(step, planes[step.source], planes["x"], region, affine)
@@ -109,8 +113,11 @@ def run_tile(part: Part, source: Readable, tile: Tile, affines: Sequence[Affine 
     return made
 
 
-def patches(shape: Shape, count: int, unit: int) -> list[tuple[Tile, Tile]]:
-    """A patch and its core, each in its own share of the picture, at places that are drawn once and for all."""
+def patches(shape: Shape, count: int, unit: int, endless: bool) -> list[tuple[Tile, Tile]]:
+    """A patch and its core, each in its own share of the picture, at places that are drawn once and for all.
+
+    endless: beyond the picture's edges is its other end.
+    """
     height, width = shape.height // unit, shape.width // unit
     rows = min(max(1, round(math.sqrt(count * height / width))), -(-height // CORE))
     columns = min(max(1, count // rows), -(-width // CORE))
@@ -120,9 +127,10 @@ def patches(shape: Shape, count: int, unit: int) -> list[tuple[Tile, Tile]]:
         top, bottom = _place(share.top, share.bottom, generator)
         left, right = _place(share.left, share.right, generator)
         patch = Tile(
-            max(0, top - MARGIN) * unit, min(shape.height, (bottom + MARGIN) * unit),
-            max(0, left - MARGIN) * unit, min(shape.width, (right + MARGIN) * unit),
+            (top - MARGIN) * unit, (bottom + MARGIN) * unit, (left - MARGIN) * unit, (right + MARGIN) * unit
         )  # fmt: skip
+        if not endless:
+            patch = patch.within(shape.height, shape.width)
         found.append((patch, Tile(top * unit, bottom * unit, left * unit, right * unit)))
     return found
 
@@ -140,14 +148,16 @@ def counted_steps(part: Part) -> int:
 
 def tiles_of(part: Part, values: int) -> int:
     """How many tiles of work a part is, the sample included."""
-    return len(part_tiles(part, values)) + counted_steps(part) * len(patches(part.shapes[0], PATCHES, part.unit))
+    return len(part_tiles(part, values)) + counted_steps(part) * len(
+        patches(part.shapes[0], PATCHES, part.unit, part.wraps)
+    )
 
 
 def run_part(
     part: Part, source: Readable, moments: Moments | None, values: int, progress: Progress, target: Target
 ) -> None:
     """moments: of the source, where they are known and the first step has a norm. Raises NotFinite."""
-    affines = sampled(part, source, moments, patches(part.shapes[0], PATCHES, part.unit), progress)
+    affines = sampled(part, source, moments, patches(part.shapes[0], PATCHES, part.unit, part.wraps), progress)
     for tile in part_tiles(part, values):
         target(tile, run_tile(part, source, tile, affines))
         progress.tile()
@@ -157,7 +167,7 @@ def sampled(
     part: Part, source: Readable, moments: Moments | None, places: list[tuple[Tile, Tile]], progress: Progress
 ) -> list[Affine | None]:
     """Each step's norm, its statistics those of the patches' cores together. moments: of the source, which are known."""
-    held = [{"x": DevicePlane.holding(source.read(patch))} for patch, _ in places]
+    held = [{"x": DevicePlane.holding(cells(part, source, patch))} for patch, _ in places]
     affines: list[Affine | None] = []
     for number, step in enumerate(part.steps):
         affine = None

@@ -209,6 +209,11 @@ class Given:
         return part.to(self.device, self.dtype).contiguous()
 
 
+def new_answer(batch: int, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """`(batch, channels, height, width)`."""
+    return torch.empty(batch, shape.channels, shape.height, shape.width, dtype=dtype, device=device)
+
+
 class Answer:
     """The result, `(channels, height, width)`, wherever it is to lie: written alone."""
 

@@ -21,6 +21,15 @@ def block_rows(tile: torch.Tensor) -> int:
     return max(1, block // (tile.shape[1] * tile.shape[2]))
 
 
+def wide_dtype(values: torch.Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """In the precision that is normalised and counted in: float32, whatever the layers' own, unless that is finer."""
+    return values.to(wide_dtype(values))
+
+
 @dataclass
 class Moments:
     """Of a plane, by channel `(channels)`, in float64 on the CPU: the mean and the mean squared deviation from it."""
@@ -48,11 +57,12 @@ class Gathered:
     def add(self, tile: torch.Tensor) -> None:
         """A tile's core `(height, width, channels)`; every cell of a plane is to come once. Waits for no device."""
         for part in torch.split(tile, block_rows(tile)):
-            cells = part.float().reshape(-1, part.shape[-1])
+            cells = wide(part).reshape(-1, part.shape[-1])
             mean = cells.mean(0)
             self.counts.append(cells.shape[0])
             self.means.append(mean)
             self.squares.append((cells - mean).square_().sum(0))
+            del cells  # before the next ones are made
 
     def merged(self, layer: str) -> Moments:
         """Counts, means and squared deviations of all tiles as one (Chan, Golub and LeVeque 1979). Raises NotFinite."""
@@ -87,7 +97,8 @@ class Affine:
         """From one `(height, width, channels)` into another of any precision, reckoned in float32."""
         rows = block_rows(tile)
         for part, target in zip(torch.split(tile, rows), torch.split(out, rows)):
-            value = torch.addcmul(self.shift, part.float(), self.scale)
+            value = torch.addcmul(self.shift.to(wide_dtype(part)), wide(part), self.scale.to(wide_dtype(part)))
             if self.silu:
                 torch.nn.functional.silu(value, inplace=True)
             target.copy_(value)
+            del value  # before the next one is made

@@ -25,6 +25,9 @@ class Tile(NamedTuple):
     def width(self) -> int:
         return self.right - self.left
 
+    def within(self, height: int, width: int) -> Tile:
+        return Tile(max(0, self.top), min(height, self.bottom), max(0, self.left), min(width, self.right))
+
     @property
     def cells(self) -> int:
         return self.height * self.width
