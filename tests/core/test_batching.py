@@ -217,7 +217,7 @@ EACH = (INSIDE + 2) * PATCH
 """A patch, its answer, and what the model makes of it."""
 
 
-@pytest.mark.parametrize("fixed", [0, 10 * PATCH])
+@pytest.mark.parametrize("fixed", [0, 60 * PATCH])
 @pytest.mark.parametrize("fits", [1, 2, 3, 7, 11, 15])
 def test_the_largest_batch_that_fits(fits: int, fixed: int) -> None:
     """By the model's own need in this machine's memory, as another counter sees it: one patch more would be too many."""
