@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .estimated import PATCHES, Part, counted_steps, part_tiles, patches, regions
+from .estimated import Part, counted_steps, part_tiles, places, regions
 from .exact import key_tiles, query_tiles, sweep_tiles
 from .planes import itemsize
 from .program import Attend, Conv, Shape, Step, Sweep, shape_after
@@ -160,10 +160,9 @@ def part_bytes(part: Part, values: int, machine: Machine) -> int:
 
 
 def _sample_bytes(part: Part, machine: Machine) -> int:
-    places = patches(part.shapes[0], PATCHES, part.unit, part.wraps)
     steps = part.steps[: counted_steps(part)]
     walks = []
-    for patch, _ in places:
+    for patch, _ in places(part):
         shapes = [part.shapes[0]._replace(height=patch.height, width=patch.width)]
         for step in steps:
             shapes.append(shape_after(step, shapes[-1]))

@@ -141,6 +141,11 @@ def _place(low: int, high: int, generator: torch.Generator) -> tuple[int, int]:
     return start, start + min(CORE, high - low)
 
 
+def places(part: Part) -> list[tuple[Tile, Tile]]:
+    """The patches that a part's statistics are taken from."""
+    return patches(part.shapes[0], PATCHES, part.unit, part.wraps)
+
+
 def counted_steps(part: Part) -> int:
     """The steps that a sample is run through: those before the last norm."""
     return max((number for number, step in enumerate(part.steps) if step.norm is not None), default=0)
@@ -157,17 +162,17 @@ def run_part(
     part: Part, source: Readable, moments: Moments | None, values: int, progress: Progress, target: Target
 ) -> None:
     """moments: of the source, where they are known and the first step has a norm. Raises NotFinite."""
-    affines = sampled(part, source, moments, patches(part.shapes[0], PATCHES, part.unit, part.wraps), progress)
+    affines = sampled(part, source, moments, places(part), progress)
     for tile in part_tiles(part, values):
         target(tile, run_tile(part, source, tile, affines))
         progress.tile()
 
 
 def sampled(
-    part: Part, source: Readable, moments: Moments | None, places: list[tuple[Tile, Tile]], progress: Progress
+    part: Part, source: Readable, moments: Moments | None, among: list[tuple[Tile, Tile]], progress: Progress
 ) -> list[Affine | None]:
     """Each step's norm, its statistics those of the patches' cores together. moments: of the source, which are known."""
-    held = [{"x": DevicePlane.holding(cells(part, source, patch))} for patch, _ in places]
+    held = [{"x": DevicePlane.holding(cells(part, source, patch))} for patch, _ in among]
     affines: list[Affine | None] = []
     for number, step in enumerate(part.steps):
         affine = None
@@ -178,7 +183,7 @@ def sampled(
         if number >= counted_steps(part):
             continue
         gathered = Gathered()
-        for planes, (patch, core) in zip(held, places):
+        for planes, (patch, core) in zip(held, among):
             planes[step.target] = _patch_after(part, number, planes, patch, core, affine, gathered)
             if step.target == "x":
                 planes.pop("h", None)

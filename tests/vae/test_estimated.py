@@ -18,9 +18,9 @@ estimate = functools.partial(decode, mode="estimated", memory=ROOMY)
 
 @functools.cache
 def scene(seed: int) -> torch.Tensor:
-    """A latent of 64 cells: a scene as the toy's VAE keeps it."""
+    """A latent of 48 cells: a scene as the toy's VAE keeps it."""
     generator = torch.Generator().manual_seed(seed)
-    image = render(draw_scene(generator), 2)[None] * 2 - 1
+    image = render(draw_scene(generator), 1.5)[None] * 2 - 1
     return encode(toy_vae(), image, memory=ROOMY)[:, :4]
 
 
@@ -29,16 +29,15 @@ def truth(seed: int) -> torch.Tensor:
     return decode(toy_vae(), scene(seed), mode="exact", memory=ROOMY)
 
 
-def few_patches(monkeypatch: pytest.MonkeyPatch, count: int = 32) -> None:
+def few_patches(monkeypatch: pytest.MonkeyPatch, count: int = 24) -> None:
     """So few that they leave most of these small pictures out, as the usual number does of large ones."""
     monkeypatch.setattr(estimated, "PATCHES", count)
 
 
-@pytest.mark.parametrize("seed", [3, 4])
-def test_trained_weights_stay_within_40_db(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_trained_weights_stay_within_40_db(monkeypatch: pytest.MonkeyPatch) -> None:
     few_patches(monkeypatch)
-    made = estimate(toy_vae(), scene(seed), tile_lat=24)
-    assert 40 < psnr(made, truth(seed)) < 90
+    made = estimate(toy_vae(), scene(3))
+    assert 40 < psnr(made, truth(3)) < 90
 
 
 def steps(picture: torch.Tensor) -> torch.Tensor:
@@ -49,8 +48,8 @@ def steps(picture: torch.Tensor) -> torch.Tensor:
 def test_borders_leave_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the same picture, steps over rows that are borders, and over rows that are none."""
     few_patches(monkeypatch)
-    small, whole = (estimate(toy_vae(), scene(3), tile_lat=tile_lat) for tile_lat in (16, 64))
-    borders = torch.tensor([small.shape[2] * number // 4 - 1 for number in (1, 2, 3)])
+    small, whole = (estimate(toy_vae(), scene(3), tile_lat=tile_lat) for tile_lat in (24, 64))
+    borders = torch.tensor([small.shape[2] // 2 - 1])
     ratio = steps(small) / steps(whole)
     assert float(ratio[borders].mean() / ratio.mean()) == pytest.approx(1, abs=0.01)
     assert psnr(small, whole) > 100  # the same wherever the borders are
@@ -78,8 +77,7 @@ def test_a_picture_whose_edges_meet() -> None:
     make_circular(vae)
     made, whole = estimate(vae, latent, tile_lat=8), undivided(vae, latent)
     assert psnr(made, whole) > 40
-    error = (made - whole).abs().mean((0, 1))
-    assert float(error[:8].mean() + error[:, :8].mean()) < 3 * float(error[40:-40, 40:-40].mean())
+    assert psnr(made[..., :24, :], whole[..., :24, :]) > 40 and psnr(made[..., -24:], whole[..., -24:]) > 40
 
 
 @pytest.mark.parametrize("size", [(1, 3, 200, 130), (2, 3, 67, 301)])
