@@ -26,6 +26,7 @@ from ..plan import Plan
 from ..saved import SavedPhase
 
 FOLDER = "demofusion"
+PLACE = f"the folder {FOLDER!r} beside the pictures"
 LAST = "last"
 NEUTRAL = ("enabled", "window_batch", "keep_phases", "vae", "save_phases", "resume")
 """Settings that leave every latent as it is, but for rounding."""
@@ -76,7 +77,7 @@ def find(p: Any, name: str) -> str:
     if name == LAST:
         return _newest(folder(p))
     if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {quoted(folder(p))}")
+        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {PLACE}")
     return os.path.join(folder(p), name)
 
 
@@ -86,7 +87,7 @@ def _newest(place: str) -> str:
     except OSError:
         files = []
     if not files:
-        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {quoted(place)}")
+        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {PLACE}")
     return max(files, key=lambda entry: entry.stat().st_mtime_ns).path
 
 
@@ -98,8 +99,12 @@ def resumed(p: Any, plan: Plan) -> tuple[str, SavedPhase] | None:
     if not plan.params.resume or getattr(p, "iteration", 0) > 0:
         return None
     path = find(p, plan.params.resume)
-    found = saved.read(path)
-    saved.check_made_of(path, saved.differences(found.made_of, made_of(p, plan.params)))
+    try:
+        found = saved.read(path)
+        saved.check_made_of(path, saved.differences(found.made_of, made_of(p, plan.params)))
+    except saved.ResumeError as error:  # where the webui's folders lie is nobody's business who asks its API
+        told = str(error).removeprefix("DemoFusion: ")
+        raise SettingsError(told.replace(quoted(path), quoted(os.path.basename(path)), 1)) from None
     sizes = [plan.drawn_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
     fits = found.number <= len(sizes) and found.latent.shape == (plan.images, 4, *sizes[found.number - 1])
     if not fits:

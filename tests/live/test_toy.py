@@ -12,7 +12,7 @@ from lab.detector import Found, find_objects
 from lab.install import NAME
 from lab.scenes import NATIVE_PX
 
-from .client import WebUI
+from .client import WebUI, apart, mean_apart
 from .conftest import host, toy_title
 
 SEEDS = (1, 2, 3)
@@ -62,3 +62,18 @@ def test_four_times_the_side_shows_one_red_object(toy: WebUI, seed: int) -> None
 def test_windows_alone_repeat_it(toy: WebUI, seed: int) -> None:
     picture = draw(toy, seed, scale=4, plan="direct", skip_residual=False, dilated=False)
     assert len(objects(picture)) >= 3
+
+
+@pytest.mark.parametrize(("scale", "vae"), [(3, "exact"), (8, "auto")])
+def test_large_pictures_come_through_the_exact_decoder(toy: WebUI, scale: int, vae: str) -> None:
+    """2048 px too, where the host's own decoder takes 20 GB; where it takes less, it draws the same but for rounding."""
+    settings = {"scale": scale, "plan": "direct", "steps": 2, "overlap": 0, "window_batch": 0}
+    fields = {**FIELDS, "seed": SEEDS[0], "steps": 8}
+    tiled = toy.enlarge(fields, **settings, vae=vae)
+    assert tiled.sizes == [(scale * NATIVE_PX, scale * NATIVE_PX)]
+    assert "DemoFusion note" not in tiled.infotexts[0]
+    assert any(found.colour == "red" for found in objects(tiled.picture))
+    if scale == 3:
+        undivided = toy.enlarge(fields, **settings, vae="host")
+        assert apart(tiled.picture, undivided.picture) <= 1
+        assert mean_apart(tiled.picture, undivided.picture) < 1e-3

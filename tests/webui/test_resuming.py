@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused_in_one_line(host, how, page):
     outcome = host.run(p, page=page)
     assert outcome.calls == 0
     told = outcome.comments if page else str(outcome.error)
-    assert "resume is" in told and "damaged" in told and len(told.strip().splitlines()) == 1
+    assert f"resume is '{name}', which is damaged" in told and len(told.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_refused_in_one_line(host, how, page):
 )
 def test_a_file_that_is_not_there_or_elsewhere_is_refused(host, name):
     outcome = host.run(host.generation({**SETTINGS, "resume": name}, **SIZE))
-    assert outcome.calls == 0 and str(outcome.error).startswith("DemoFusion: resume is ")
+    assert outcome.calls == 0 and str(outcome.error).startswith(f"DemoFusion: resume is {name!r}, ")
 
 
 def test_the_last_of_none(host):
