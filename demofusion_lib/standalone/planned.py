@@ -19,10 +19,13 @@ from .guidance import Guided, SigmaForm, SizeTold
 from .prompts import encode
 
 GIB = 1 << 30
-HELD = 4
-"""Latents of a phase's size: the phase before enlarged, the noise, the sampler's own and the one that it makes of it."""
+HELD = 9
+"""Latents of a phase's size that are there at once, as measured: the phase before as it was and enlarged, the noise, the
+sampler's own, what the residual and the fusion make of them. """
 FUSED = 2
-"""Latents of a phase's size for every row that the model is asked for: what it is given, and what comes back."""
+"""For every row that an image takes: what the model is given, and what comes back."""
+MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
+"""What samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
 
 
 def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
@@ -44,7 +47,8 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
     plan = drawing.plan
     height, width = plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
     latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
-    held = latent * (HELD + FUSED * plan.passes)
+    more = next((latents for name, latents in MORE.items() if name in drawing.sampler.solver), 0)
+    held = latent * (HELD + FUSED * plan.passes + more)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
     drawn = held + math.ceil(row * rows)
     return max(drawn, latent + picture_bytes(drawing, height, width)) if decoded else drawn
