@@ -71,7 +71,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        """Where the UNet computes. Offloaded by accelerate, it lies elsewhere between its calls."""
+        computes_on = getattr(getattr(self.unet, "_hf_hook", None), "execution_device", None)
+        return self.unet.device if computes_on is None else torch.device(computes_on)
 
     @property
     def dtype(self) -> torch.dtype:
