@@ -25,9 +25,13 @@ class Keeper:
     def saved(self, phase: Finished, window_batch: int) -> SavedPhase:
         return SavedPhase(phase.number, phase.latent, *phase.anchor, window_batch, self.made_of)
 
-    def keep(self, phase: Finished, window_batch: int) -> str:
-        """What to tell the user: why it could not be written, or nothing. What was there before stays then."""
-        if not self.wanted or self.kept == (self.path, phase.number):
+    def keep(self, phase: Finished, window_batch: int, *, lost: bool = False) -> str:
+        """What to tell the user: why it could not be written, or nothing. What was there before stays then.
+
+        lost: it is nowhere else, so it is written in any case, unless a later one is there.
+        """
+        later = self.kept is not None and self.kept[1] >= phase.number
+        if self.kept == (self.path, phase.number) or (later if lost else not self.wanted):
             return ""
         try:
             write(self.path, self.saved(phase, window_batch))

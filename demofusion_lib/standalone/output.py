@@ -48,7 +48,7 @@ class Output:
             "evaluations": phase.evaluations, "seconds": round(phase.seconds, 3), "file": None,
         }  # fmt: skip
         self.report["phases"].append(entry)
-        self.note(self.keeper.keep(phase, self.drawing.batch.size or 0))
+        self._keep(phase)
         if self.drawing.order.params.keep_phases:
             self.files[phase.number] = self._write(phase, f"phase{phase.number}")
             entry["file"] = str(self.files[phase.number])
@@ -81,6 +81,9 @@ class Output:
         if text and text not in self.report["notes"]:
             self.report["notes"].append(text)
             complain(text)
+
+    def _keep(self, phase: Finished, *, lost: bool = False) -> None:
+        self.note(self.keeper.keep(phase, self.drawing.batch.size or 0, lost=lost))
 
     def _is_unsaved(self, phase: Finished) -> bool:
         return self.unsaved is not None and self.unsaved[0] == phase.number
@@ -124,6 +127,7 @@ class Output:
                 raise
             except Exception as error:
                 self.undecodable.add(phase.number)
+                self._keep(phase, lost=True)
                 raise RuntimeError(f"decoding phase {phase.number} failed: {told(error)}") from error
         return self.unsaved[1] if self.unsaved else []
 

@@ -126,5 +126,5 @@ def fingerprint(model: Model) -> str:
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             rows = [tensor[(end,) * (tensor.ndim - 1)] if tensor.ndim > 1 else tensor.view(-1) for end in (0, -1)]
             for values in (rows[0][:SAMPLE], rows[1][-SAMPLE:]):
-                digest.update(values.double().cpu().numpy().tobytes())
+                digest.update(values.cpu().double().numpy().tobytes())
     return digest.hexdigest()

@@ -401,10 +401,11 @@ def test_a_phase_of_nan_takes_no_good_ones_place(
     assert Image.open(tmp_path / "out" / "final.png").size == (192, 192)
 
 
+@pytest.mark.parametrize("flags", [["--save-phases"], ["--no-keep-phases"], []])
 def test_the_last_picture_fails(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is left to do then is to decode it: no step is drawn again."""
+    """What is left to do then is to decode it: no step is drawn again. It is saved even where nobody asked for that."""
 
     def limited(model: Model, latent: torch.Tensor, way: Way) -> list[Image.Image]:
         if latent.shape[-1] > 16:
@@ -413,7 +414,7 @@ def test_the_last_picture_fails(
 
     with monkeypatch.context() as patched:
         patched.setattr(output, "decode", limited)
-        assert run(*SAVING) == 1
+        assert run("--scale", "3", *flags) == 1
     file = tmp_path / "out" / "resume.safetensors"
     assert capsys.readouterr().err.splitlines()[-1] == f"demofusion --resume {file} goes on from phase 3"
     assert cli.main(["--resume", str(file), "--json"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 SERVER = """
 import json, os, signal, sys, time
-from demofusion_lib.standalone import cli, output
+from dataclasses import replace
+from demofusion_lib.standalone import cli, keeping, output
 
 class Late:
     # lives until the interpreter takes its modules apart
@@ -49,13 +51,15 @@ def draw(order):
         while time.monotonic() < end:
             time.sleep(0.01)
 
-    decode, load_model, phase = output.decode, cli.load_model, cli.Drawing._phase
+    decode, load_model, phase, write = output.decode, cli.load_model, cli.Drawing._phase, keeping.write
 
     def loading(*given, **named):
         note("load")
         return load_model(*given, **named)
 
     def decoding(model, latent, way):
+        if order["slow"] == "tile":
+            way = replace(way, on_tile=lambda done, total: note("tile"))
         note(f"decode {8 * latent.shape[-1]}")
         images = decode(model, latent, way)
         note(f"decoded {8 * latent.shape[-1]}")
@@ -65,7 +69,11 @@ def draw(order):
         note(f"phase {wanted.number}")
         return phase(self, wanted, previous)
 
-    cli.load_model, output.decode, cli.Drawing._phase = loading, decoding, drawing
+    def saving(path, saved):
+        write(path, saved)
+        note(f"saved {saved.number}")
+
+    cli.load_model, output.decode, cli.Drawing._phase, keeping.write = loading, decoding, drawing, saving
     sys.argv[1:] = order["argv"]
     if order["slow"] == "late":
         globals()["late"] = Late(order["journal"], order["seconds"])
@@ -129,6 +137,18 @@ class Run:
         assert not list(self.out.glob("*.part"))
         return json.loads(said)
 
+    def killed(self) -> None:
+        """On the spot, with no time for anything."""
+        self.send(signal.SIGKILL)
+        assert self.server.stdout is not None
+        assert int(self.server.stdout.readline()) == -signal.SIGKILL
+
+    def forget(self) -> None:
+        """Makes room for another command."""
+        (self.folder / "journal").write_text("")
+        for name in ("stdout", "stderr"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def size(self, name: str = "final.png") -> int:
         with Image.open(self.out / name) as image:
             image.load()  # whole
@@ -151,9 +171,12 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def start(server: subprocess.Popen[str], tmp_path: Path, folders: dict[str, Path]) -> Start:
-    """Starts the command on the tiny model. slow: what takes `seconds`; ignored: a signal that the process is to ignore."""
+    """Starts the command on the tiny model. slow: what takes `seconds`; ignored: a signal that the process is to ignore.
 
-    def command(slow: str, *flags: str, seconds: float = 0.5, ignored: int | None = None) -> Run:
+    alone: with these flags and nothing else.
+    """
+
+    def command(slow: str, *flags: str, seconds: float = 0.5, ignored: int | None = None, alone: bool = False) -> Run:
         given = [
             "--model",
             str(folders["sd"]),
@@ -164,7 +187,8 @@ def start(server: subprocess.Popen[str], tmp_path: Path, folders: dict[str, Path
             "--out",
             str(tmp_path / "out"),
         ]
-        order = {"argv": ["a red disc", *given, "--json", *flags], "slow": slow, "seconds": seconds, "ignored": ignored}
+        argv = [*flags, "--json"] if alone else ["a red disc", *given, "--json", *flags]
+        order = {"argv": argv, "slow": slow, "seconds": seconds, "ignored": ignored}
         files = {name: str(tmp_path / name) for name in ("journal", "stdout", "stderr")}
         (tmp_path / "journal").touch()
         assert server.stdin is not None and server.stdout is not None
@@ -234,6 +258,41 @@ def test_a_second_press_stops_the_decoder(flags: list[str], start: Start) -> Non
         assert report["final"] is None and not list(run.out.iterdir())
     else:
         assert report["final"]["phase"] == 1 and run.size() == 64
+
+
+def test_a_killed_process_loses_the_phase_under_way(start: Start, tmp_path: Path) -> None:
+    """Within a phase, between two, while the last is decoded, within the first that has one before it.
+
+    The pictures of the run that goes on are the undisturbed one's, byte for byte.
+    """
+    out, flags = tmp_path / "out", ["--scale", "3", "--save-phases", "--sampler", "Euler a"]
+    run = start("", *flags)
+    run.end(0)
+    undisturbed = {path.name: path.read_bytes() for path in out.iterdir()}
+    for moment, phase in (("phase 3", 2), ("saved 2", 2), ("decode 192", 3), ("phase 2", 1)):
+        shutil.rmtree(out)
+        run.forget()
+        run = start(moment, *flags, seconds=60)
+        run.wait_for(moment)
+        run.killed()
+        run.forget()
+        run = start("", "--resume", str(out / "resume.safetensors"), alone=True)
+        report = run.end(0)
+        assert [entry["phase"] for entry in report["phases"]] == list(range(phase, 4)), moment
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == undisturbed, moment
+
+
+def test_a_second_press_while_tiles_are_decoded(start: Start) -> None:
+    """Between two tiles, by the way of a handler: what is saved stays, and tells how to go on."""
+    run = start("tile", "--no-keep-phases", "--save-phases", seconds=60)
+    run.wait_for("tile")
+    for _ in range(2):
+        run.send(signal.SIGINT)
+        time.sleep(1.2 * ONE_PRESS)
+    report = run.end(130)
+    assert run.notes()[-2:] == ["tile", "end 130"]
+    assert report["final"] is None and report["resume"] == {"file": str(run.out / "resume.safetensors"), "phase": 2}
+    assert [path.name for path in run.out.iterdir()] == ["resume.safetensors"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
