@@ -82,6 +82,8 @@ class TiledDecode:
     def _told_plan(self, plan: vae.Plan) -> None:
         if plan.mode == "estimated":
             self._tell("decoded by tiles with estimated statistics, which is not exact")
+        elif plan.store == "file":
+            self._tell(str(plan))
 
     def _after_tile(self, done: int, total: int) -> None:
         if self._is_preview:

@@ -1,5 +1,6 @@
 """The phases' pictures go through the VAE's tiles, with a network for a VAE, and nothing stays behind in it."""
 
+import dataclasses
 import importlib
 import threading
 
@@ -66,6 +67,21 @@ def test_estimated_is_said(host, vae):
     outcome = drawn(host, {"vae": "estimated"})
     assert "estimated statistics, which is not exact" in outcome.comments
     assert "estimated" in outcome.infotext and vae.undivided == []
+
+
+def test_layers_in_a_file_are_said_and_nothing_is_left(host, vae, monkeypatch, tmp_path):
+    """Where memory is taken: what it takes of the disk is told, as it is slower."""
+    tiles = importlib.import_module("demofusion_lib.vae")
+    (tmp_path / "out").mkdir()
+    whole = drawn(host, {"vae": "host"})
+    before = list((tmp_path / "out").iterdir())
+    find = tiles.Memory.find
+    little = dataclasses.replace(find(torch.device("cpu"), str(tmp_path)), device=2 << 20, host=2 << 20)
+    monkeypatch.setattr(tiles.Memory, "find", lambda device, folder: little)
+    outcome = drawn(host, {"vae": "auto"})
+    assert "VAE by tiles, exact" in outcome.comments and "in a file" in outcome.comments
+    assert int(np.abs(outcome.images[0].astype(int) - whole.images[0]).max()) <= 1
+    assert [path for path in tmp_path.iterdir() if path.name != "out"] == [] and len(before) <= 1
 
 
 def test_the_base_image_is_the_hosts_own(host, vae):
