@@ -80,6 +80,21 @@ def test_sizes_phases_and_plans(models: dict[str, Model]) -> None:
         Drawing(models["sd"], order(target_width=32))
 
 
+def test_a_target_of_another_shape_climbs_from_the_middle(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.Tensor] = []
+
+    def phase(self: Drawing, wanted: object, previous: torch.Tensor) -> torch.Tensor:
+        given.append(previous)
+        self.evaluations = 0
+        return previous
+
+    monkeypatch.setattr(Drawing, "_phase", phase)
+    base = draw(models["sd"], order(target_width=128, target_height=64))[0].latent
+    assert torch.equal(given[0], upsample(base[..., 2:6, :], 8, 16))
+
+
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_a_model_and_its_epsilon_twin_draw_the_same(sampler: str, prediction: str, models: dict[str, Model]) -> None:
