@@ -21,7 +21,7 @@ from .prompts import encode
 GIB = 1 << 30
 HELD = 9
 """Latents of a phase's size that are there at once, as measured: the phase before as it was and enlarged, the noise, the
-sampler's own, what the residual and the fusion make of them. """
+sampler's own, what the residual and the fusion make of them."""
 FUSED = 2
 """For every row that an image takes: what the model is given, and what comes back."""
 MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
