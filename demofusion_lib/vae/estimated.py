@@ -153,9 +153,7 @@ def counted_steps(part: Part) -> int:
 
 def tiles_of(part: Part, values: int) -> int:
     """How many tiles of work a part is, the sample included."""
-    return len(part_tiles(part, values)) + counted_steps(part) * len(
-        patches(part.shapes[0], PATCHES, part.unit, part.wraps)
-    )
+    return len(part_tiles(part, values)) + counted_steps(part) * len(places(part))
 
 
 def run_part(

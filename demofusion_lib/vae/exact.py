@@ -18,7 +18,8 @@ from .tiles import Tile, cut
 
 def sweep_tiles(step: Sweep, source: Shape, target: Shape, values: int) -> list[Tile]:
     """Of a target; neither a tile nor what it is made of has more than `values`, halos aside."""
-    per_cell = max(target.channels, source.channels * step.conv.stride**2)
+    added = step.shortcut.inputs if step.shortcut is not None else 0
+    per_cell = max(target.channels, source.channels * step.conv.stride**2, added)
     return cut(target.height, target.width, max(1, values // per_cell))
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.live_bytes import counted
 from demofusion_lib.vae import Memory, Plan, coding, decode, encode, estimated, peak_bytes
 from demofusion_lib.vae.memory import free_host_bytes
 from demofusion_lib.vae.planning import answer_bytes, plans
 from demofusion_lib.vae.reading import read_decoder
 
-from .live_bytes import counted
 from .support import ROOMY, diffusers_vae, noise
 
 WITHIN = 0.15
