@@ -86,9 +86,8 @@ class Climb:
                 latent = centre_crop(latent, *self.plan.base_lat)
                 self.saving.begin(latent)
                 self.saving.save(*done[0], self.batch.size)
-                keep_images(
-                    p, self.run, 1, latent
-                )  # while the model that ended it is loaded: a refiner's VAE may be its own
+                # while the model that ended it is loaded: a refiner's VAE may be its own
+                keep_images(p, self.run, 1, latent)
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)

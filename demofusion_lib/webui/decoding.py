@@ -20,9 +20,10 @@ import torch
 from modules import devices, shared
 
 from .. import vae
+from ..params import LATENT_PX
 from .others import extension_of
 
-HOOKS = ("send_me_to_gpu",)
+HOOK = "send_me_to_gpu"
 LENT = "first_stage_model_decode_wrap"
 """Of the host's, on a module that is not always on the device (`--medvram`)."""
 ONE_PRESS = 1.0
@@ -65,7 +66,7 @@ class TiledDecode:
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
         for hook in self.model._forward_pre_hooks.values():
-            if hook.__name__ in HOOKS:
+            if getattr(hook, "__name__", "") == HOOK:
                 hook(self.model, None)
         memory = vae.Memory.find(devices.device, self.folder)
         try:
@@ -76,8 +77,9 @@ class TiledDecode:
             if self._is_preview or shared.cmd_opts.disable_nan_check:
                 raise
             self._tell(f"in the VAE's precision {error}")
+            size_px = z.shape[-2] * LATENT_PX, z.shape[-1] * LATENT_PX
             # the host checks one value, and does what its settings ask for: a decode in another precision, or an error
-            return z.new_full((1, 1, 1, 1), torch.nan).expand(len(z), 3, 8 * z.shape[-2], 8 * z.shape[-1])
+            return z.new_full((1, 1, 1, 1), torch.nan).expand(len(z), 3, *size_px)
 
     def _told_plan(self, plan: vae.Plan) -> None:
         if plan.mode == "estimated":
@@ -130,11 +132,11 @@ def tiled(
     before = vars(model).get("decode")
     if mode == "host":
         yield None
-    elif before is not None and before.__name__ != LENT:
+    elif before is not None and getattr(before, "__name__", "") != LENT:
         tell(f"{extension_of(before)} decodes the phases")
         yield None
     else:
-        folder = p.outpath_samples if os.path.isdir(p.outpath_samples) else tempfile.gettempdir()
+        folder = p.outpath_samples if os.path.isdir(p.outpath_samples or "") else tempfile.gettempdir()
         model.decode = decode = TiledDecode(model, mode, larger_than, folder, tell, progress)
         try:
             yield decode

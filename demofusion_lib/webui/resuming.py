@@ -43,7 +43,7 @@ OPTIONS = (
 
 
 def folder(p: Any) -> str:
-    return os.path.join(p.outpath_samples, FOLDER)
+    return os.path.join(p.outpath_samples or "", FOLDER)
 
 
 def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:

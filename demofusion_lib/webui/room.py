@@ -18,7 +18,7 @@ SHARES = {"png": 1.0, "webp": 0.3, "jpg": 0.3, "jpeg": 0.3}
 
 def why_not(p: Any, pixels: int) -> str:
     """What keeps files of so many pixels in all from being written where the host puts them; empty if nothing does."""
-    folder = p.outpath_samples
+    folder = p.outpath_samples or os.curdir
     need = int(3 * pixels * SHARES.get(shared.opts.samples_format.lower(), 1.0)) + PROBE
     made = [path for path in _upwards(os.path.abspath(folder)) if not os.path.exists(path)]
     try:
