@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy quality table clean
+.PHONY: test test-latest lint live ui demo demo-exact toy quality table memory clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -48,6 +48,10 @@ quality: $(VENV)/ready
 # the README's reference of settings
 table: $(VENV)/ready
 	$(VENV)/bin/python -m demofusion_lib.params
+
+# the README's table of what decoding takes, by size of the picture; the comparison of docs/vae.md is bench.vae --compare
+memory: $(VENV)/ready
+	$(VENV)/bin/python -m bench.vae --memory
 
 # --no-compile: most of what comes is never imported; a third of the time saved
 $(VENV)/ready: tests/requirements.txt
