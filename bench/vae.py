@@ -144,10 +144,11 @@ def borders(name: str, vae: Any, latent: torch.Tensor) -> list[int]:
 
 def seam(made: torch.Tensor, truth: torch.Tensor, rows: list[int]) -> float:
     """Steps over borders against those elsewhere, each as a share of the undivided picture's: 1 is no seam."""
-    ratio = steps(made) / steps(truth)
-    at = torch.zeros_like(ratio, dtype=torch.bool)
+    made_steps, true_steps = steps(made), steps(truth)
+    at = torch.zeros_like(true_steps, dtype=torch.bool)
     at[torch.tensor(rows) - 1] = True
-    return float(ratio[at].mean() / ratio[~at].mean())
+    ratios = [float(made_steps[rows].sum() / true_steps[rows].sum()) for rows in (at, ~at)]
+    return ratios[0] / ratios[1]
 
 
 def steps(picture: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,10 @@ cuda: Any = torch.cuda  # parts of it have no types
 
 
 class Lane(Protocol):
+    """lags: what was sent is in host memory only once it arrived."""
+
+    lags: bool
+
     def room(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Host memory for what is on its way."""
 
@@ -31,6 +35,8 @@ class Lane(Protocol):
 
 class PlainLane:
     """One thing after the other."""
+
+    lags = False
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -59,6 +65,8 @@ class PlainLane:
 
 class CudaLane:
     """A stream for each direction: the next tile comes and the last one goes while this one is reckoned."""
+
+    lags = True
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -146,26 +146,26 @@ class FilePlane:
         return self.lane.fetch(rows[:, tile.left : tile.right])
 
     def write(self, tile: Tile, values: torch.Tensor) -> None:
-        """What was written before goes to the disk now; this, while the next tile is reckoned."""
-        host = values
-        sent = None
-        if values.device.type != "cpu":
-            host = self.lane.room(*values.shape, dtype=values.dtype)
-            sent = self.lane.send(values, host)
+        """Where copies lag, what was written before goes to the disk now, and this while the next tile is reckoned."""
         self.flush()
-        self.pending.append((tile, host, sent))
-        if sent is None:
-            self.flush()
+        if not self.lane.lags:
+            self._write(tile, values.cpu())
+            return
+        host = self.lane.room(*values.shape, dtype=values.dtype)
+        self.pending.append((tile, host, self.lane.send(values, host)))
 
     def flush(self) -> None:
         while self.pending:
             tile, host, sent = self.pending.pop(0)
             self.lane.arrived(sent)
-            if tile.width == self.shape.width:
-                self._put(tile.top, 0, host)
-                continue
-            for row in range(tile.height):
-                self._put(tile.top + row, tile.left, host[row])
+            self._write(tile, host)
+
+    def _write(self, tile: Tile, host: torch.Tensor) -> None:
+        if tile.width == self.shape.width:
+            self._put(tile.top, 0, host)
+            return
+        for row in range(tile.height):
+            self._put(tile.top + row, tile.left, host[row])
 
     def _put(self, row: int, column: int, values: torch.Tensor) -> None:
         values = values.contiguous()

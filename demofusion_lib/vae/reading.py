@@ -277,7 +277,8 @@ class _Reader:
     def check_module(self, module: nn.Module) -> None:
         name = self.name(module)
         for attribute in _shadowed(module):
-            raise Unreadable(f"{name} has its {attribute} replaced")
+            if not (attribute == "forward" and _sleeps(module)):
+                raise Unreadable(f"{name} has its {attribute} replaced")
         if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"):
             raise Unreadable(f"{name} has hooks that are not known")
         if isinstance(module, nn.Dropout) and module.training and module.p > 0:
@@ -294,6 +295,12 @@ def _shadowed(module: nn.Module) -> list[str]:
     kind, own = type(module), vars(module).items()
     replaced = [name for name, value in own if callable(value) and callable(getattr(kind, name, None))]
     return [name for name in replaced if name != "train"]
+
+
+def _sleeps(module: nn.Module) -> bool:
+    """The webui's Hypertile leaves its wrapper behind where it was once switched on, and passes all on while it is off."""
+    params = getattr(module, "__webui_hypertile_params", None)
+    return params is not None and not params.enabled
 
 
 def _is_plain(module: Any, kind: type[nn.Module]) -> bool:

@@ -211,6 +211,19 @@ def test_the_webui_s_medvram_is_known() -> None:
     assert psnr(decoded(vae), whole) > 100
 
 
+def test_hypertile_is_known_while_it_is_off() -> None:
+    """Switched on once, the webui leaves its wrapper on the attention; only while it is on it changes the sum."""
+    vae, latent = ldm_vae(), noise(1, 4, 9, 9)
+    attention = vae.decoder.mid.attn_1
+    params = types.SimpleNamespace(enabled=False)
+    setattr(attention, "__webui_hypertile_params", params)
+    attention.forward = attention.forward
+    assert psnr(decoded(vae), undivided(vae, latent)) > 100
+    params.enabled = True
+    with pytest.raises(Unreadable):
+        decoded(vae)
+
+
 def test_accelerate_s_whole_model_offload_is_called() -> None:
     vae, latent = diffusers_vae(), noise(1, 4, 9, 9)
     whole = undivided(vae, latent)

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from demofusion_lib.vae import Memory, NoRoom, decode, encode, planes
+from demofusion_lib.vae import Memory, NoRoom, Plan, coding, decode, encode, planes
+from demofusion_lib.vae.exact import Exact
 from demofusion_lib.vae.lanes import PlainLane
 from demofusion_lib.vae.program import Shape
+from demofusion_lib.vae.progress import Progress
+from demofusion_lib.vae.reading import read_decoder
+from demofusion_lib.vae.running import follow
 from demofusion_lib.vae.tiles import Tile, cut
 
 from .support import diffusers_vae, ldm_vae, noise, psnr, undivided, undivided_moments
@@ -149,6 +153,49 @@ def planes_of_each_kind(tmp_path: Path, shape: Shape) -> list[Any]:
         planes.HostPlane(shape, torch.float32, lane),
         planes.FilePlane(shape, torch.float32, lane, str(tmp_path)),
     ]
+
+
+class LaggingLane(PlainLane):
+    """A device's copies at their latest: nothing arrives before it is waited for."""
+
+    lags = True
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self.under_way: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def fetch(self, host: torch.Tensor) -> torch.Tensor:
+        return host.clone()
+
+    def send(self, values: torch.Tensor, host: torch.Tensor) -> Any:
+        self.under_way.append((values.clone(), host))
+        return len(self.under_way)
+
+    def arrived(self, sent: Any) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        for values, host in self.under_way:
+            host.copy_(values)
+        self.under_way.clear()
+
+
+@pytest.mark.parametrize("kind", ["host", "file"])
+@pytest.mark.parametrize("size", [(24, 20), (6, 130)], ids=["bands", "bands cut across"])
+def test_copies_that_lag_are_waited_for(
+    kind: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No card is needed to see that each sweep reads what the one before it wrote."""
+    monkeypatch.setattr(planes, "lane_of", LaggingLane)
+    vae, latent = diffusers_vae(), noise(1, 4, *size)
+    job = coding._job(read_decoder(vae), size, 8, None)
+    answer = torch.empty(3, 8 * size[0], 8 * size[1])
+    with torch.no_grad(), planes.opened(kind, CPU, str(tmp_path)) as store:
+        plan = Plan("exact", kind, torch.float32, 0, 0)
+        run = Exact(store, Progress(1, None, CPU), job.values, None)
+        run.planes["x"] = planes.Given(latent[0], torch.float32, CPU)
+        follow(plan, job, run, planes.Answer(answer))
+    assert psnr(answer[None], undivided(vae, latent)) > 100
 
 
 @pytest.mark.parametrize("cells", [1000, 40, 9], ids=["whole", "bands", "cut across"])
