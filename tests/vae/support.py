@@ -63,7 +63,10 @@ def undivided_moments(vae: Any, image: torch.Tensor) -> torch.Tensor:
 def toy_vae() -> Any:
     from demofusion_lib.standalone.loading import Source, load_pipeline
 
-    return load_pipeline(Source("toy"), torch.device("cpu"), torch.float32).vae
+    vae = load_pipeline(Source("toy"), torch.device("cpu"), torch.float32).vae
+    return vae.to(
+        memory_format=torch.contiguous_format
+    )  # in the other order torch's own group norms lose digits on a CPU
 
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
