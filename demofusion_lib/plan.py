@@ -20,6 +20,7 @@ from .core import (
     Weights,
     WindowBatch,
     WindowGrid,
+    is_countable,
     step_generator,
     step_starts,
 )
@@ -144,6 +145,11 @@ class Plan:
         """One latent of the phase's size for every image."""
         return self.images * LATENT_CHANNELS * phase.height_lat * phase.width_lat * itemsize
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the run's evaluations are these. DPM adaptive alone takes as many as the picture asks for."""
+        return is_countable(self.solver)
+
     def report(self) -> dict[str, Any]:
         """For a reader: `phases` from the base image on, and `units`."""
         height, width = self.drawn_lat
@@ -155,4 +161,9 @@ class Plan:
                 "phase": phase.number, "width": phase.width_lat * LATENT_PX, "height": phase.height_lat * LATENT_PX,
                 "windows": local, "sub_images": dilated, "evaluations": self.evaluations(phase),
             })  # fmt: skip
-        return {"phases": phases, "evaluations": self.total_evaluations, "units": round(self.units, 3)}
+        return {
+            "phases": phases,
+            "evaluations": self.total_evaluations,
+            "units": round(self.units, 3),
+            "exact": self.is_exact,
+        }

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..saved import SavedPhase, remove, write
+from ..saved import ResumeError, SavedPhase, read, remove, write
 from .drawing import Finished
 from .errors import told
 from .files import reason
-from .resuming import FILE
+from .resuming import FILE, is_same_run
 from .telling import NAME
+
+
+def own_file(folder: Path, made_of: Mapping[str, str]) -> Path:
+    """Where no other run has left what it can go on from: `resume.safetensors`, `resume-2.safetensors` and so on."""
+    stem, ending = os.path.splitext(FILE)
+    names = itertools.chain([FILE], (f"{stem}-{n}{ending}" for n in itertools.count(2)))
+    return next(path for path in (folder / name for name in names) if not path.exists() or is_of(path, made_of))
+
+
+def is_of(path: Path, made_of: Mapping[str, str]) -> bool:
+    """Whether a file is one of this run's. One that can't be read is nobody's."""
+    try:
+        return is_same_run(read(path).made_of, made_of)
+    except ResumeError:
+        return True
 
 
 class Keeper:
     """wanted: whether phases are saved. made_of: of the run. source: the file that it goes on from, and that one's phase."""
 
     def __init__(self, folder: Path, made_of: Mapping[str, str], wanted: bool, source: tuple[Path, int] | None = None):
-        self.path, self.made_of, self.wanted = folder / FILE, made_of, wanted
+        self.path, self.made_of, self.wanted = own_file(folder, made_of), made_of, wanted
         self.kept = source
 
     def saved(self, phase: Finished, window_batch: int) -> SavedPhase:
@@ -42,8 +58,9 @@ class Keeper:
         return ""
 
     def end_well(self) -> None:
-        """It is needed no more. One that lies elsewhere is its owner's."""
-        if self.kept is not None and os.path.abspath(self.kept[0]) == os.path.abspath(self.path):
+        """It is needed no more. One that lies elsewhere, or that another run has taken the name of since, is its owner's."""
+        here = self.kept is not None and os.path.abspath(self.kept[0]) == os.path.abspath(self.path)
+        if here and is_of(self.path, self.made_of):
             remove(self.path)
         self.kept = None
 

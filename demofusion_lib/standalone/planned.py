@@ -106,4 +106,7 @@ def plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"phase {phase['phase']}: {phase['width']}x{phase['height']}, {views}, {phase['evaluations']} evaluations, "
             f"{phase['memory_bytes'] / GIB:.2f} GiB"
         )
-    yield f"all: {report['evaluations']} evaluations, {report['units']:g} times the base image's"
+    about = "" if report["exact"] else "about "
+    yield f"all: {about}{report['evaluations']} evaluations, {report['units']:g} times the base image's"
+    if about:
+        yield "DPM adaptive takes as many steps as the picture asks for, often two or three times as many"

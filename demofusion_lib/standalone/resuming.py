@@ -118,6 +118,12 @@ def _comparable(made_of: Mapping[str, str]) -> dict[str, str]:
     return {**compared, **{name: Path(made_of[name]).name for name in ("model", "config")}}
 
 
+def is_same_run(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
+    """Whether the one can go on from the other's file. Their weights tell whether their models are the same."""
+    aside = {*FREE, "model", "config"}
+    return not set(differences(theirs, ours)) - aside
+
+
 def fingerprint(model: Model) -> str:
     """Of some values of every tensor: a model trained further, or another of its kind, has others in all of them."""
     digest = hashlib.blake2b(digest_size=16)

@@ -139,3 +139,12 @@ def test_pictures_that_are_not_decoded_take_no_memory(run: Run, capsys: pytest.C
     last = [p["memory_bytes"] for p in planned_by(capsys, run, "--window-batch", "1", "--no-keep-phases")["phases"]]
     none = [p["memory_bytes"] for p in planned_by(capsys, run, "--window-batch", "1", "--no-decode")["phases"]]
     assert whole[0] > last[0] == none[0] and whole[1] == last[1] > none[1]
+
+
+def test_what_can_not_be_counted_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--plan-only", "--sampler", "DPM adaptive", "--json")
+    assert json.loads(capsys.readouterr().out)["exact"] is False
+    run("--plan-only", "--sampler", "DPM adaptive")
+    assert "all: about " in capsys.readouterr().out
+    run("--plan-only", "--json")
+    assert json.loads(capsys.readouterr().out)["exact"] is True

@@ -467,3 +467,18 @@ def test_settings_are_all_accounted_for() -> None:
     assert {*TABLE, "enabled", "resume"} == {setting.name for setting in SETTINGS}
     assert set(FREE) < set(TABLE)
     assert files.VERSION == 1
+
+
+def test_another_runs_file_stays(run: Run, ends: Ends, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was ended can be gone on from, whatever is drawn in the same folder since."""
+    with ends(2, RuntimeError("broken")):
+        run(*SAVING, "--out", str(tmp_path), "--seed", "1")
+    first = (tmp_path / "resume.safetensors").read_bytes()
+    assert run(*SAVING, "--out", str(tmp_path), "--seed", "2") == 0
+    assert (tmp_path / "resume.safetensors").read_bytes() == first
+    with ends(2, RuntimeError("broken")):
+        run(*SAVING, "--out", str(tmp_path), "--seed", "3")
+    assert "resume-2.safetensors goes on from phase 1" in capsys.readouterr().err
+    assert run("--resume", str(tmp_path / "resume-2.safetensors"), "--out", str(tmp_path)) == 0
+    assert run(*SAVING, "--out", str(tmp_path), "--seed", "1") == 0  # its own run takes its place
+    assert sorted(path.name for path in tmp_path.glob("resume*")) == []
