@@ -127,7 +127,7 @@ def fails_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], 
     ("error", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (torch.cuda.OutOfMemoryError("no memory for it"), 1, "no memory for it"),
+        (torch.cuda.OutOfMemoryError("no memory for it"), 1, "out of memory (no memory for it)"),
     ],
 )
 def test_what_ends_a_phase_leaves_the_one_before(

@@ -33,3 +33,28 @@ def test_freed_memory_is_kept() -> None:
         for how in ("keep", "not")
     )
     assert kept < given_back / 2
+
+
+GAPS = """
+import sys
+import torch
+from demofusion_lib.standalone.memory import give_back, keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+assert keep_freed_memory()
+before = resident()
+blocks = [torch.ones(4 * 2**20) for _ in range(30)]
+del blocks[::2]  # every other one: none of them is at the end
+held = resident()
+assert give_back()
+print(held - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_gaps_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GAPS], check=True, capture_output=True, text=True)
+    held, left = map(int, done.stdout.split())
+    assert held > 1.8 * left > 0
