@@ -11,14 +11,12 @@ import torch
 from PIL import Image
 
 from .. import vae
+from ..memory import giving_back
 from .errors import first_line
-from .memory import give_back
 from .models import Model
 
 BAND_PX = 512  # rows of a picture that are made bytes at once
 HOST = "host"
-TILES_KEPT = 64
-"""After so many the freed memory goes back, which then costs a small part of their work."""
 
 
 def silent(text: str) -> None:
@@ -75,7 +73,7 @@ def _pixels(model: Model, latent: torch.Tensor, way: Way, dtype: torch.dtype | N
         try:
             return vae.decode(
                 model.vae, model.unscaled(latent, dtype), mode=way.mode, dtype=dtype, memory=_memory(model, way.folder),
-                on_tile=_giving_back(way.on_tile), told=lambda plan: _told(plan, way),
+                on_tile=giving_back(way.on_tile), told=lambda plan: _told(plan, way),
             )  # fmt: skip
         except vae.Unreadable as error:
             way.tell(f"decoded in one piece by diffusers, as the VAE can't be read ({first_line(error)})")
@@ -83,16 +81,6 @@ def _pixels(model: Model, latent: torch.Tensor, way: Way, dtype: torch.dtype | N
         model.vae.to(dtype=dtype)  # and it stays so: what overflowed once does again
     pixels: torch.Tensor = model.vae.decode(model.unscaled(latent), return_dict=False)[0]
     return pixels
-
-
-def _giving_back(on_tile: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
-    def after(done: int, total: int) -> None:
-        if done % TILES_KEPT == 0:
-            give_back()
-        if on_tile is not None:
-            on_tile(done, total)
-
-    return after
 
 
 def _memory(model: Model, folder: Path | None) -> vae.Memory:

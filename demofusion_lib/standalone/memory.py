@@ -18,15 +18,3 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(MMAP_MAX, 0) == 1 == mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
-def give_back() -> bool:
-    """Has glibc return what it keeps to the system, wherever it lies. False where there is no glibc.
-
-    Blocks of ever other sizes, such as a decoder's tiles, leave gaps that fit none that follows: kept for good, they came
-    to 7 GB at 16384 px.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim is not None and trim(0) == 1

@@ -20,6 +20,7 @@ import torch
 from modules import devices, shared
 
 from .. import vae
+from ..memory import giving_back
 from ..params import LATENT_PX
 from .others import extension_of
 
@@ -71,7 +72,7 @@ class TiledDecode:
         memory = vae.Memory.find(devices.device, self.folder)
         try:
             return vae.decode(
-                self.model, z, mode=self.mode, memory=memory, on_tile=self._after_tile, told=self._told_plan
+                self.model, z, mode=self.mode, memory=memory, on_tile=giving_back(self._after_tile), told=self._told_plan
             )  # fmt: skip
         except vae.NotFinite as error:
             if self._is_preview or shared.cmd_opts.disable_nan_check:

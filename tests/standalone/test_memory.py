@@ -38,7 +38,8 @@ def test_freed_memory_is_kept() -> None:
 GAPS = """
 import sys
 import torch
-from demofusion_lib.standalone.memory import give_back, keep_freed_memory
+from demofusion_lib.memory import give_back
+from demofusion_lib.standalone.memory import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
