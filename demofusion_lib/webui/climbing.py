@@ -16,7 +16,7 @@ from ..saved import SavedPhase
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .formats import LIMITS_PX, too_large
 from .kept import end_with, keep_images
-from .notes import tell
+from .notes import tell, untell
 from .planning import plan_of
 from .progress import Progress
 from .resuming import Saving, resumed
@@ -41,6 +41,7 @@ class Climb:
             run.batch = window_batch(run.params.window_batch, devices.device)
         self.batch: WindowBatch = run.batch
         self.tiles: TiledDecode | None = None
+        self.stops: list[str] = []
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()
@@ -126,12 +127,18 @@ class Climb:
         message = told.strip().splitlines() or ["no message"]
         self._stopped(complete, type(error).__name__, message[0][:200])
 
-    def _stopped(self, complete: int, reason: str, message: str = "") -> None:
-        """`complete` phases are finished, the base image counted; the last of them is what the user gets."""
+    def _stopped(self, complete: int, reason: str, message: str = "", at: str = "") -> None:
+        """`complete` phases are finished, the base image counted; the last of them is what the user gets.
+
+        A run may stop twice, where what it ended with can't be decoded: then both reasons are told, and one picture.
+        """
         total = len(self.plan.phases) + 1
         named = f"{reason} ({message})" if message else reason
         shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
-        self._tell(f"{named} in phase {complete + 1} of {total}; {shown}")
+        if self.stops:
+            untell(self.p, self.notes, "; ".join(self.stops))
+        self.stops = [*self.stops[:-1], f"{named} {at or 'in'} phase {complete + 1} of {total}", shown]
+        self._tell("; ".join(self.stops))
         self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
 
     def _deliver(self, done: list[Finished]) -> Any:
@@ -148,7 +155,7 @@ class Climb:
                 with self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext():
                     decoded = decode(p, latent)
             except DecodingInterrupted:
-                self._stopped(before, "interrupted", f"while phase {complete} was decoded")
+                self._stopped(before, "interrupted", at="while decoding")
                 continue
             except Exception as error:
                 if not before:

@@ -15,6 +15,13 @@ def tell(p: Any, notes: list[str], text: str) -> None:
     write(p, notes)
 
 
+def untell(p: Any, notes: list[str], text: str) -> None:
+    """Takes one note back that another is about to take the place of."""
+    p.comments.pop(f"DemoFusion: {text}.", None)
+    if text in notes:
+        notes.remove(text)
+
+
 def write(p: Any, notes: list[str]) -> None:
     """Makes `notes` what the infotexts that are written from now on say."""
     p.extra_generation_params.pop(NOTE_KEY, None)

@@ -14,6 +14,7 @@ from .kept import Kept, saves
 from .notes import tell, write
 from .planning import latent_size
 from .refusal import SettingsError, refusal
+from .resuming import remove
 from .room import why_not
 
 ATTRIBUTE = "demofusion_run"
@@ -113,6 +114,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     except params.SettingsError as error:
         raise refusal(error) from None
     p.extra_generation_params.pop(STOPPED_KEY, None)
+    remove_served(p, run)  # the batch before is on the disk
     run.kept.begin_batch()
     run.batch_notes = notes = list(run.notes)  # what this batch comes to is not told of the next
     write(p, notes)
@@ -124,6 +126,13 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         raise refusal(error) from None
     tell_plan(p, run.params, base_lat, notes)
     return run_of_batch.sample(host_sample)
+
+
+def remove_served(p: Any, run: Run) -> None:
+    """Files that pictures were drawn from which are saved now."""
+    if not run.kept.unsaved:
+        remove(p, run.served)
+        run.served = set()
 
 
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:

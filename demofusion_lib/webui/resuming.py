@@ -6,9 +6,11 @@ stays where the run was stopped, failed or was killed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
@@ -34,12 +36,16 @@ OPTIONS = (
     "always_discard_next_to_last_sigma", "batch_cond_uncond", "beta_dist_alpha", "beta_dist_beta", "comma_padding_backtrack",
     "CLIP_stop_at_last_layers", "emphasis", "eta_ancestral", "eta_ddim", "eta_noise_seed_delta", "hypertile_enable_unet",
     "hypertile_max_depth_unet", "hypertile_max_tile_unet", "hypertile_swap_size_unet", "pad_cond_uncond", "randn_source",
-    "rho", "s_churn", "s_min_uncond", "s_min_uncond_all", "s_noise", "s_tmax", "s_tmin", "sd_hypernetwork",
+    "rho", "s_min_uncond_all", "sd_hypernetwork",
     "sd_noise_schedule", "sdxl_crop_left", "sdxl_crop_top", "sgm_noise_multiplier", "sigma_max", "sigma_min",
     "skip_early_cond", "token_merging_ratio", "uni_pc_lower_order_final", "uni_pc_order", "uni_pc_skip_type",
     "uni_pc_variant", "upcast_attn", "use_old_karras_scheduler_sigmas", "use_old_scheduling",
 )  # fmt: skip
 """The host's settings that a picture depends on, though not every infotext tells of them."""
+
+
+SIGMAS = {"s_churn": 0.0, "s_noise": 1.0, "s_tmax": math.inf, "s_tmin": 0.0}
+"""Options that a request may give too, with the samplers' own defaults."""
 
 
 def folder(p: Any) -> str:
@@ -57,14 +63,25 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
         text = create_infotext(
             asked, prompts, p.all_seeds[batch], p.all_subseeds[batch], index=i, all_negative_prompts=negatives
         )
-        told = {**parse_generation_parameters(text, []), "Prompt": prompts[i], "Negative prompt": negatives[i]}
-        parts |= {f"{name} of image {i + 1}" if i else name: str(value) for name, value in told.items()}
+        told = {name: str(value) for name, value in parse_generation_parameters(text, []).items()}
+        told |= {"Prompt": prompts[i], "Negative prompt": negatives[i]}
+        parts |= {f"{name} of image {i + 1}": value for name, value in told.items()} if i else told
     parts.pop("Version", None)
+    parts |= {side: parts.pop(f"Size-{i}") for i, side in ((1, "Width"), (2, "Height")) if f"Size-{i}" in parts}
+    parts["Batch size"] = str(p.batch_size)
     parts["Checkpoint"] = f"{p.sd_model.sd_checkpoint_info.name_for_extra} {p.sd_model_hash}"
     parts["precision"] = str(devices.dtype_unet)
     parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
     parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
-    return parts
+    return parts | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)} | {name: _sigma(p, name) for name in SIGMAS}
+
+
+def _sigma(p: Any, name: str) -> str:
+    """What the samplers take: the host's option, unless that is their default; then the request's."""
+    option = float(getattr(shared.opts, name, SIGMAS[name]))
+    if name == "s_tmax":
+        option = option or math.inf
+    return str(option if option != SIGMAS[name] else getattr(p, name))
 
 
 def name_of(parts: Mapping[str, str]) -> str:
@@ -92,24 +109,60 @@ def _newest(place: str) -> str:
 
 
 def resumed(p: Any, plan: Plan) -> tuple[str, SavedPhase] | None:
-    """The file to go on from and what it holds, of the batch that is about to be drawn.
+    """The file to go on from and what it holds, of the batch that is about to be drawn; None for one drawn anew.
 
-    Raises SettingsError for one that can't be read, or that was made with other settings.
+    A run of several batches has a file for each that was begun. Raises SettingsError for a file that can't be read, or
+    that was made with other settings than all of the batches.
     """
-    if not plan.params.resume or getattr(p, "iteration", 0) > 0:
+    if not plan.params.resume:
         return None
+    batches = range(max(p.n_iter, 1))
+    parts = [made_of(p, plan.params, iteration) for iteration in batches]
+    now = getattr(p, "iteration", 0)
+    if plan.params.resume == LAST and os.path.exists(own := os.path.join(folder(p), name_of(parts[now]))):
+        return own, _checked(own, plan, [parts[now]])
     path = find(p, plan.params.resume)
+    found = _checked(path, plan, parts)
+    return None if saved.differences(found.made_of, parts[now]) else (path, found)
+
+
+def _checked(path: str, plan: Plan, parts: list[dict[str, str]]) -> SavedPhase:
+    """Of one of these batches. Raises SettingsError."""
     try:
         found = saved.read(path)
-        saved.check_made_of(path, saved.differences(found.made_of, made_of(p, plan.params)))
+        differing = [saved.differences(found.made_of, each) for each in parts]
+        if all(differing):
+            saved.check_made_of(path, _told(min(differing, key=len)))
     except saved.ResumeError as error:  # where the webui's folders lie is nobody's business who asks its API
         told = str(error).removeprefix("DemoFusion: ")
         raise SettingsError(told.replace(quoted(path), quoted(os.path.basename(path)), 1)) from None
     sizes = [plan.drawn_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
     fits = found.number <= len(sizes) and found.latent.shape == (plan.images, 4, *sizes[found.number - 1])
     if not fits:
-        raise SettingsError(f"resume is {quoted(plan.params.resume)}, which was made with another size")
-    return path, found
+        raise SettingsError(f"resume is {quoted(os.path.basename(path))}, which was made with another size")
+    return found
+
+
+def _told(names: list[str]) -> list[str]:
+    """With another batch size everything of the images that one lacks differs."""
+    return [name for name in names if " of image " not in name] if "Batch size" in names else names
+
+
+def _number_in(path: str) -> int:
+    """The phase that a file holds, 0 where there is none that can be gone on from."""
+    try:
+        return saved.read(path).number if path else 0
+    except saved.ResumeError:
+        return 0
+
+
+def remove(p: Any, paths: set[str]) -> None:
+    """Files that are needed no more, and the folder, if they were all."""
+    for path in paths:
+        saved.remove(path)
+    if paths:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder(p))
 
 
 class Saving:
@@ -124,6 +177,7 @@ class Saving:
         self.parts = made_of(p, plan.params, p.iteration) if self.on else {}
         self.path = os.path.join(folder(p), name_of(self.parts)) if self.on else ""
         self.files: set[str] = set()
+        self.there = _number_in(self.path)
         self.anchor: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def begin(self, base: torch.Tensor) -> None:
@@ -140,6 +194,9 @@ class Saving:
     def save(self, number: int, latent: torch.Tensor, window_batch: int | None) -> None:
         """A finished phase takes the place of the one before. A full disk ends no run: it is told, once."""
         if not self.on or self.anchor is None:
+            return
+        if number <= self.there:  # of an earlier run, which came farther
+            self.files.add(self.path)
             return
         try:
             saved.write(self.path, SavedPhase(number, latent, *self.anchor, window_batch or 0, self.parts))

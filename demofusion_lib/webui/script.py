@@ -7,14 +7,13 @@ from typing import Any
 
 from modules import scripts
 
-from .. import saved
 from ..params import SETTINGS, TITLE, Params
 from .formats import make_savable
 from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
 from .planning import latent_size, plan_of
-from .processing import STOPPED_KEY, Run, attach, checked, detach, run_of
+from .processing import STOPPED_KEY, Run, attach, checked, detach, remove_served, run_of
 from .refusal import refusal, refuse
 from .resuming import resumed
 from .ui import accordion, paste_fields
@@ -74,8 +73,7 @@ class DemoFusionScript(scripts.Script):
         run = detach(p)
         if run is not None:
             append_kept(processed, run.kept)
-            for path in () if run.kept.unsaved else run.served:
-                saved.remove(path)
+            remove_served(p, run)
             make_savable(processed.images)
 
 

@@ -65,4 +65,4 @@ def test_interrupt_answers_within_a_tile(webui: WebUI) -> None:
     assert began, "the decode was over before it was seen"
     answer, seconds = drawing.stop("interrupt")
     assert answer.sizes == [(1024, 1024)]
-    assert "interrupted (while phase 4 was decoded)" in answer.infotexts[0]
+    assert "interrupted while decoding phase 4 of 4" in answer.infotexts[0]

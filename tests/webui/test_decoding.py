@@ -151,9 +151,26 @@ def test_a_press_while_the_last_picture_is_decoded_gives_the_one_before(host, va
     pressed = press_after(host, monkeypatch, tiles=5)
     outcome = drawn(host, {"scale": 3})
     assert pressed and outcome.sizes == [(256, 256)]
-    assert "interrupted (while phase 3 was decoded)" in outcome.comments
+    assert "interrupted while decoding phase 3 of 3" in outcome.comments
     assert outcome.p.extra_generation_params["DemoFusion stopped"] == "phase 2 of 3 - interrupted"
     assert host.state.interrupted
+
+
+def test_two_presses_in_two_decodes_are_told_once(host, vae, monkeypatch):
+    decoding = importlib.import_module("demofusion_lib.webui.decoding")
+    original = decoding.TiledDecode._after_tile
+
+    def after_tile(self, done, total):
+        host.state.interrupt()
+        self.deaf_until = 0.0  # more than a second apart
+        return original(self, done, total)
+
+    monkeypatch.setattr(decoding.TiledDecode, "_after_tile", after_tile)
+    outcome = drawn(host, {"scale": 3})
+    assert outcome.sizes == [(128, 128)]
+    reasons = "interrupted while decoding phase 3 of 3; interrupted while decoding phase 2 of 3"
+    assert outcome.comments == f"DemoFusion: {reasons}; this is the image of phase 1.\n"
+    assert outcome.infotext.count("this is the image") == 1
 
 
 def test_the_press_that_ended_a_phase_does_not_end_the_decode(host, vae):

@@ -127,6 +127,11 @@ def test_each_finished_phase_is_there_while_the_next_is_drawn(host):
         ({"seed": 6}, ["Seed"]),
         ({"steps": 5, "cfg_scale": 4.0}, ["Steps", "CFG scale"]),
         ({"sampler_name": "Heun"}, ["Sampler"]),
+        ({"s_churn": 5.0, "eta": 0.3}, ["eta", "s_churn"]),
+        ({"s_min_uncond": 3.0, "s_noise": 1.5}, ["s_min_uncond", "s_noise"]),
+        ({"eta": 0.0, "s_tmax": 9.0}, ["eta", "s_tmax"]),
+        ({"width": 72}, ["Width"]),
+        ({"batch_size": 2}, ["another Batch size"]),
     ],
     ids=str,
 )
@@ -151,6 +156,52 @@ def test_what_leaves_the_latents_as_they_are_may_differ(host, change):
     _, name = stopped(host, (3, 1))
     resumed = host.txt2img({**SETTINGS, "resume": name, **change}, **SIZE)
     assert resumed.sizes[0] == (192, 192) and len(resumed.samplings) == 1 and files() == []
+
+
+def test_a_run_of_several_batches_goes_on_with_the_one_that_was_ended(host):
+    """The first is drawn anew, as its pictures are on the disk and its file is gone."""
+    fields = {**SIZE, "n_iter": 2}
+    undisturbed = host.txt2img({"scale": 3}, **fields)
+    per_image = sum(len(sampling.calls) for sampling in undisturbed.samplings[:3])
+    host.model.hooks.on_call = at_call(per_image + calls_before(host, 3, 1), host.state.interrupt)
+    host.txt2img(SETTINGS, **fields)
+    host.model.hooks.on_call = lambda n: None
+    (name,) = files()
+    for resume in ("last", name):
+        saved = Path("out/demofusion", name).read_bytes()
+        resumed = host.txt2img({**SETTINGS, "resume": resume}, **fields)
+        assert len(resumed.samplings) == 4 and files() == []
+        assert all(map(np.array_equal, resumed.images, undisturbed.images))
+        Path("out/demofusion").mkdir()
+        Path("out/demofusion", name).write_bytes(saved)
+
+
+def test_options_that_samplers_write_into_the_request_are_the_same_before_and_after(host):
+    host.opts.s_churn, host.opts.s_noise = 2.0, 1.01
+    fields = {**SIZE, "n_iter": 2, "s_churn": 4.0}
+    undisturbed = host.txt2img({"scale": 3}, **fields)
+    per_image = sum(len(sampling.calls) for sampling in undisturbed.samplings[:3])
+    host.model.hooks.on_call = at_call(per_image + calls_before(host, 3, 1), host.state.interrupt)
+    host.txt2img(SETTINGS, **fields)
+    host.model.hooks.on_call = lambda n: None
+    resumed = host.txt2img({**SETTINGS, "resume": "last"}, **fields)
+    assert all(map(np.array_equal, resumed.images, undisturbed.images)) and files() == []
+
+
+def test_the_file_of_a_batch_that_is_done_is_removed_before_the_next(host):
+    seen = []
+    host.model.hooks.on_call = lambda n: seen.append(files())
+    host.txt2img(SETTINGS, **SIZE, n_iter=3)
+    assert max(map(len, seen)) == 1 and not Path("out/demofusion").exists()
+
+
+def test_a_run_that_came_farther_is_not_written_over(host):
+    saved = importlib.import_module("demofusion_lib.saved")
+    _, name = stopped(host, (3, 1))
+    host.model.hooks.on_call = at_call(calls_before(host, 2, 1), host.state.interrupt)
+    outcome = host.txt2img(SETTINGS, **SIZE)
+    assert saved.read(f"out/demofusion/{name}").number == 2
+    assert f"resume {name} goes on" in outcome.comments
 
 
 def test_another_model_is_refused(host):
