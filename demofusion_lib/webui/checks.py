@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from modules import sd_samplers, shared
@@ -22,12 +23,21 @@ def ancestral_eta(p: Any, sampler: Any) -> float:
     return float(eta or 0.0)
 
 
-def churn(p: Any) -> float:
-    return float(getattr(shared.opts, "s_churn", p.s_churn) or 0.0)
+SIGMA_OPTIONS = {"s_churn": 0.0, "s_noise": 1.0, "s_tmax": math.inf, "s_tmin": 0.0}
+"""Options of the host that a request may give too, with the samplers' own defaults."""
+
+
+def sigma_option(p: Any, name: str) -> float:
+    """What the samplers take: the host's option, unless that is their default; then the request's."""
+    option = getattr(shared.opts, name, SIGMA_OPTIONS[name])
+    if name == "s_tmax":
+        option = option or math.inf
+    asked = getattr(p, name, None)
+    return float(SIGMA_OPTIONS[name] if asked is None else asked) if option == SIGMA_OPTIONS[name] else float(option)
 
 
 def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
-    return is_stochastic(solver_name(sampler), eta=ancestral_eta(p, sampler), churn=churn(p))
+    return is_stochastic(solver_name(sampler), eta=ancestral_eta(p, sampler), churn=sigma_option(p, "s_churn"))
 
 
 def check_sampler(p: Any, params: Params) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
@@ -26,6 +25,7 @@ from ..core import statistics
 from ..params import SETTINGS, SettingsError, quoted
 from ..plan import Plan
 from ..saved import SavedPhase
+from .checks import SIGMA_OPTIONS, sigma_option
 
 FOLDER = "demofusion"
 PLACE = f"the folder {FOLDER!r} beside the pictures"
@@ -36,16 +36,12 @@ OPTIONS = (
     "always_discard_next_to_last_sigma", "batch_cond_uncond", "beta_dist_alpha", "beta_dist_beta", "comma_padding_backtrack",
     "CLIP_stop_at_last_layers", "emphasis", "eta_ancestral", "eta_ddim", "eta_noise_seed_delta", "hypertile_enable_unet",
     "hypertile_max_depth_unet", "hypertile_max_tile_unet", "hypertile_swap_size_unet", "pad_cond_uncond", "randn_source",
-    "rho", "s_min_uncond_all", "sd_hypernetwork",
-    "sd_noise_schedule", "sdxl_crop_left", "sdxl_crop_top", "sgm_noise_multiplier", "sigma_max", "sigma_min",
-    "skip_early_cond", "token_merging_ratio", "uni_pc_lower_order_final", "uni_pc_order", "uni_pc_skip_type",
-    "uni_pc_variant", "upcast_attn", "use_old_karras_scheduler_sigmas", "use_old_scheduling",
+    "rho", "s_min_uncond_all", "sd_hypernetwork", "sd_noise_schedule", "sdxl_crop_left", "sdxl_crop_top",
+    "sgm_noise_multiplier", "sigma_max", "sigma_min", "skip_early_cond", "token_merging_ratio", "uni_pc_lower_order_final",
+    "uni_pc_order", "uni_pc_skip_type", "uni_pc_variant", "upcast_attn", "use_old_karras_scheduler_sigmas",
+    "use_old_scheduling",
 )  # fmt: skip
 """The host's settings that a picture depends on, though not every infotext tells of them."""
-
-
-SIGMAS = {"s_churn": 0.0, "s_noise": 1.0, "s_tmax": math.inf, "s_tmin": 0.0}
-"""Options that a request may give too, with the samplers' own defaults."""
 
 
 def folder(p: Any) -> str:
@@ -73,15 +69,11 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
     parts["precision"] = str(devices.dtype_unet)
     parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
     parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
-    return parts | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)} | {name: _sigma(p, name) for name in SIGMAS}
-
-
-def _sigma(p: Any, name: str) -> str:
-    """What the samplers take: the host's option, unless that is their default; then the request's."""
-    option = float(getattr(shared.opts, name, SIGMAS[name]))
-    if name == "s_tmax":
-        option = option or math.inf
-    return str(option if option != SIGMAS[name] else getattr(p, name))
+    return (
+        parts
+        | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)}
+        | {name: str(sigma_option(p, name)) for name in SIGMA_OPTIONS}
+    )
 
 
 def name_of(parts: Mapping[str, str]) -> str:

@@ -57,6 +57,7 @@ def test_phases_equal_those_of_the_core(host, sampler, parameterization):
         ("DDIM", {"eta": 0.7}, {}, {"eta_ddim": 0.7}),
         ("Euler", {"s_churn": 2.0}, {}, {"s_churn": 2.0}),
         ("Heun", {"s_churn": 2.0}, {}, {"s_churn": 2.0}),
+        ("Euler", {"s_churn": 2.0}, {"s_churn": 2.0}, {}),
     ],
     ids=str,
 )
