@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
-from .scenes import NATIVE_PX, draw_scene, render
+from .scenes import GROUNDS, NATIVE_PX, Scene, draw_scene, render
 
 CROP_SCALES = (2, 3, 4)
 WHOLE = 0.5
@@ -14,6 +17,10 @@ CROPS_BELOW = 700
 learns whole scenes alone, so that a native picture becomes one. What a window shows is settled further below."""
 NO_PROMPT = 0.1
 """Share of empty prompts, for guidance."""
+NO_PROMPT_GROUNDED = 0.15
+RIGHT_WORD = 2 / 3
+"""Share of the second toy's prompts whose word for the ground is the right one. A model of this draws the wrong ground in
+a third of its pictures, and guidance makes it rarer: as with SDXL, fine texture is what guidance makes of the prompt."""
 
 CONTRAST = 0.3
 """Deviation over a window, of the channel where it is largest, that the autoencoder is trained on at least."""
@@ -21,11 +28,32 @@ CONTRAST = 0.3
 
 def draw_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, str, bool]:
     """One picture `(3, size, size)` in [-1, 1], its prompt, and whether it is a whole scene."""
+    scene = draw_scene(generator)
+    return framed(scene, scene.prompt, NO_PROMPT, generator, size_px)
+
+
+def draw_grounded_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, str, bool]:
+    """The same with a ground of either kind, of which the prompt says the truth in RIGHT_WORD of the pictures."""
+    scene = draw_grounded_scene(generator)
+    spoken = scene
+    if float(torch.rand((), generator=generator)) >= RIGHT_WORD:
+        spoken = replace(scene, ground=GROUNDS[1 - GROUNDS.index(scene.ground)])
+    return framed(scene, spoken.prompt, NO_PROMPT_GROUNDED, generator, size_px)
+
+
+def draw_grounded_scene(generator: torch.Generator) -> Scene:
+    scene = draw_scene(generator)
+    return replace(scene, ground=GROUNDS[int(torch.randint(2, (), generator=generator))])
+
+
+def framed(
+    scene: Scene, prompt: str, no_prompt: float, generator: torch.Generator, size_px: int
+) -> tuple[torch.Tensor, str, bool]:
+    """The whole scene or a crop of a larger render, `(3, size, size)` in [-1, 1]; the prompt or none; and whether it is whole."""
 
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
 
-    scene = draw_scene(generator)
     scale, corner = 1, (0, 0)
     if float(torch.rand((), generator=generator)) >= WHOLE:
         scale = CROP_SCALES[below(len(CROP_SCALES))]
@@ -33,8 +61,8 @@ def draw_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[
     if slack:
         corner = below(slack + 1), below(slack + 1)
     picture = render(scene, scale, corner, (size_px, size_px))
-    prompt = "" if float(torch.rand((), generator=generator)) < NO_PROMPT else scene.prompt
-    return picture * 2 - 1, prompt, scale == 1
+    left_out = float(torch.rand((), generator=generator)) < no_prompt
+    return picture * 2 - 1, "" if left_out else prompt, scale == 1
 
 
 def draw_batch(generator: torch.Generator, count: int, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, list[str]]:
@@ -42,13 +70,15 @@ def draw_batch(generator: torch.Generator, count: int, size_px: int = NATIVE_PX)
     return torch.stack(pictures), list(prompts)
 
 
-def draw_window(generator: torch.Generator, size_px: int) -> torch.Tensor:
+def draw_window(
+    generator: torch.Generator, size_px: int, draw: Callable[[torch.Generator], Scene] = draw_scene
+) -> torch.Tensor:
     """A picture for the autoencoder, `(3, size, size)` in [-1, 1]: half of them whole scenes in small, half parts of renders.
 
     Never a flat one: its network normalises over the picture, and can't tell one flat colour from another.
     """
     while True:
-        scene = draw_scene(generator)
+        scene = draw(generator)
         if float(torch.rand((), generator=generator)) < WHOLE:
             return render(scene, size_px / NATIVE_PX) * 2 - 1
         scale = (0.5, 1, 2)[int(torch.randint(3, (), generator=generator))]

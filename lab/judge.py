@@ -20,10 +20,12 @@ GUIDANCE = 3.0
 BATCH = 12
 
 
-def draw_native(model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int = 20) -> torch.Tensor:
+def draw_native(
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int = 20, guidance: float = GUIDANCE
+) -> torch.Tensor:
     """`(count, 3, 256, 256)` in [0, 1]."""
     params = Params.from_names({"enabled": True, "scale": 1})
-    order = Order(prompts, seeds, NATIVE_PX, NATIVE_PX, params, steps=steps, guidance=GUIDANCE)
+    order = Order(prompts, seeds, NATIVE_PX, NATIVE_PX, params, steps=steps, guidance=guidance)
     latent = next(iter(Drawing(model, order).phases())).latent
     with torch.no_grad():
         pictures = [model.vae.decode(one[None] / model.vae.config.scaling_factor).sample for one in latent]

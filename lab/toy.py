@@ -94,9 +94,9 @@ class Training:
         fast = copy.deepcopy(vae).to(self.device, memory_format=torch.channels_last)
         return vars(encode_pictures(fast, 2, PICTURES, self.log, self.device))
 
-    def unet(self, data: LatentSet, number: int, start: Networks | None) -> Networks:
-        """Stage `number` of the UNet's training, from what the stage before made."""
-        torch.manual_seed(3 + number)
+    def unet(self, data: LatentSet, stage: UNetStage, seed: int, start: Networks | None) -> Networks:
+        """A stage of the UNet's training, from what the stage before made."""
+        torch.manual_seed(seed)
         unet, text = new_unet().to(self.device), TextEncoder(CONTEXT).to(self.device)
         if start is not None:
             unet.load_state_dict(start["unet"])
@@ -105,10 +105,10 @@ class Training:
         def report(step: int, unet: UNet, text: TextEncoder) -> None:
             torch.save({"unet": unet.state_dict(), "text": text.state_dict()}, self.folder / "unet-so-far.pt")
 
-        generator = torch.Generator().manual_seed(3 + number)
+        generator = torch.Generator().manual_seed(seed)
         unet, text = train_unet(
             unet, text, data, tokenize, generator,
-            stage=UNET_STAGES[number], log=self.log, device=self.device, report=report,
+            stage=stage, log=self.log, device=self.device, report=report,
         )  # fmt: skip
         return {"unet": unet.state_dict(), "text": text.state_dict()}
 
@@ -117,8 +117,8 @@ class Training:
         vae.load_state_dict(self.stage("vae", self.vae))
         data = LatentSet(**self.stage("latents", lambda: self.latents(vae)))
         networks: Networks | None = None
-        for number in range(len(UNET_STAGES)):
-            networks = self.stage(f"unet-{number}", partial(self.unet, data, number, networks))
+        for number, stage in enumerate(UNET_STAGES):
+            networks = self.stage(f"unet-{number}", partial(self.unet, data, stage, 3 + number, networks))
         assert networks is not None
         size = save_checkpoint(checkpoint, networks["unet"], vae.state_dict(), networks["text"])
         self.log(f"{checkpoint.name}: {size / 1e6:.2f} MB, {perf_counter() - self.begun:.0f} s in all")
