@@ -19,7 +19,7 @@ import torch
 from bench.quality.drawn import REFERENCE, Pictures, Studio, batches
 from bench.quality.measures import PatchProjections, measure, sliced_wasserstein
 from bench.quality.results import Results, Table, as_json, from_json, markdown, merged, tabulate
-from bench.quality.rows import BY_NAME, ROWS, SCALES, SHAPE_SIZES, Case, Row, Subject
+from bench.quality.rows import BY_NAME, LARGE, ROWS, SCALES, SHAPE_SIZES, Case, Row, Subject
 from bench.quality.sheet import ContactSheet
 from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import choose_device, load_model
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=96, help="a row (%(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="images drawn at once (%(default)s)")
     parser.add_argument("--rows", type=listed([row.name for row in ROWS]), default=[row.name for row in ROWS])
-    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES))
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES + LARGE, default=list(SCALES))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPE_SIZES), default=list(SHAPE_SIZES))
     parser.add_argument(
         "--beside",
@@ -82,14 +82,15 @@ def measured(subjects: Sequence[Subject], pictures: Pictures, case: Case, refere
     """The figures of a batch."""
 
     def one(subject: Subject, final: torch.Tensor, base: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
-        figures = asdict(measure(final, base, case.scale, subject.colour, case.pitch_px))
+        figures = asdict(measure(final, base, case.scale, subject, pictures.lines))
         return figures, reference.projections(final, subject.number)
 
     with ThreadPoolExecutor() as pool:
         images, drawn = zip(*pool.map(one, subjects, pictures.finals, pictures.bases))
     distance = sliced_wasserstein(torch.cat(drawn), reference.patches(subjects))
     return {
-        "images": list(images), "wasserstein": [distance], "evaluations": [pictures.evaluations], "seconds": [pictures.seconds],
+        "images": list(images), "sizes": [len(images)], "wasserstein": [distance],
+        "evaluations": [pictures.evaluations], "units": [pictures.units], "seconds": [pictures.seconds],
     }  # fmt: skip
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from demofusion_lib.params import LATENT_PX
+from bench.quality.geometry import Geometry, luma
+from bench.quality.rows import Subject
+from bench.quality.seams import Lines, seam_ratio
 from lab.detector import find_objects, shows_one
 
 BANDS = {
@@ -19,14 +21,8 @@ BANDS = {
 }
 """Octaves in cycles per pixel; the ground's weave lies at 0.088, in the second."""
 UPPER = "1/8-1/4"
-SEAM_PX, AROUND_PX = 2, 32
 SPECTRUM_BINS = 24
 PATCH_PX, PATCHES, PROJECTIONS = 7, 2048, 64
-LUMA = torch.tensor([0.299, 0.587, 0.114])
-
-
-def luma(picture: torch.Tensor) -> torch.Tensor:
-    return (picture * LUMA.view(3, 1, 1)).sum(0)
 
 
 def power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,25 +54,6 @@ def log_spectrum(picture: torch.Tensor) -> torch.Tensor:
 
 def decibel(value: torch.Tensor) -> float:
     return 10 * math.log10(max(float(value), 1e-12))
-
-
-def seam_ratio(picture: torch.Tensor, pitch_px: tuple[int, int]) -> float:
-    """Change across the lines where unjittered windows begin, against that across the other edges of latent cells around.
-
-    1 where there is no seam. A line's change is the lower quartile over its pixels: a contour crosses it at a few of them,
-    a seam runs along it. pitch_px: the distance of the lines where windows begin, `(vertical, horizontal)`.
-    """
-    on_lines, around, upright = 0.0, 0.0, luma(picture)
-    for grey, pitch in ((upright.T, pitch_px[0]), (upright, pitch_px[1])):
-        change = grey.diff(dim=1).abs().quantile(0.25, dim=0)
-        places = torch.arange(1, grey.shape[1])
-        from_line = (places + pitch // 2) % pitch - pitch // 2
-        inner = (places > pitch // 2) & (places < grey.shape[1] - pitch // 2)
-        edges = (places + SEAM_PX) % LATENT_PX < 2 * SEAM_PX
-        near = inner & (from_line >= -SEAM_PX) & (from_line < SEAM_PX)
-        on_lines += float(change[near].mean())
-        around += float(change[inner & edges & ~near & (from_line.abs() <= AROUND_PX + SEAM_PX)].mean())
-    return on_lines / max(around, 1e-9)
 
 
 def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -111,25 +88,37 @@ def sliced_wasserstein(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture's figures; the spectrum's distance and the patches' are taken against the truth by the table."""
+    """One picture's figures; None for what it does not show. The table takes most of them against the truth's."""
 
     objects: int
     one_object: bool
     right_colour: bool
     psnr_to_base: float
-    seam_ratio: float
+    seam_ratio: float | None
+    horizon_px: float | None
+    horizon_greatest_px: float | None
+    tilt_px: float | None
+    outline: float | None
+    grain: float | None
     bands: dict[str, float]
     spectrum: list[float]
 
 
-def measure(picture: torch.Tensor, base: torch.Tensor, scale: int, colour: str, pitch_px: tuple[int, int]) -> Measured:
-    found = find_objects(picture)
+def measure(picture: torch.Tensor, base: torch.Tensor, scale: int, subject: Subject, lines: Lines) -> Measured:
+    """lines: where windows begin and end, whose seams are looked for."""
+    found, geometry = find_objects(picture), Geometry(picture)
+    horizon = geometry.horizon()
     return Measured(
         len(found),
         shows_one(found),
-        bool(found) and found[0].colour == colour,
+        bool(found) and found[0].colour == subject.colour,
         psnr(shrunk(picture, scale), base),
-        seam_ratio(picture, pitch_px),
+        seam_ratio(picture, geometry, lines),
+        horizon and horizon.rms_px,
+        horizon and horizon.greatest_px,
+        horizon and abs(horizon.tilt_px),
+        geometry.outline(subject.shape),
+        geometry.grain(),
         band_levels(picture),
         log_spectrum(picture).tolist(),
     )

@@ -17,6 +17,10 @@ SHAPE_SIZES = {"square": (NATIVE_PX, NATIVE_PX), "3:2": (NATIVE_PX * 3 // 4, NAT
 """Base sizes, `(height, width)` in pixels. None has more area than the native square: of 256 x 384 px the toy repeats
 objects in 2 of 16 base images already, of 192 x 288 px in none of 48."""
 SCALES = (2, 3, 4)
+LARGE = (8,)
+"""Scales that are drawn when they are asked for, against the truth alone."""
+UNIT = 40
+"""Evaluations of a base image, prompt and negative prompt at 20 steps: what every row's cost is counted in."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,6 @@ class Case:
     def size_px(self) -> tuple[int, int]:
         height, width = self.base_px
         return height * self.scale, width * self.scale
-
-    @property
-    def pitch_px(self) -> tuple[int, int]:
-        """The distance of the lines where unjittered windows begin, at the default overlap of a half."""
-        height, width = self.base_px
-        return height // 2, width // 2
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,24 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `kind`: drawn by the engine, or one of `truth`, `bicubic` and `direct`."""
+    """One line of the table. `settings`: any of the table of settings, but for the scale.
+
+    kind: drawn by the engine, or one of `truth`, `bicubic`, `direct`, `hires` and `tiles`. strength: the denoising of `hires`,
+    phase_steps its steps.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "Euler"
     steps: int = 20
     kind: str = "drawn"
+    strength: float = 0.0
+    phase_steps: int = 20
+
+    @property
+    def shares_bases(self) -> bool:
+        """Whether it has the method's base images, so that the two can be compared image by image."""
+        return self.kind != "truth" and (self.sampler, self.steps) == ("Euler", 20)
 
     def order(self, case: Case, subjects: Sequence[Subject], window_batch: int = 16) -> Order:
         height, width = case.base_px
@@ -107,6 +116,10 @@ ROWS: tuple[Row, ...] = (
     Row("truth", kind="truth"),
     Row("bicubic of the base", kind="bicubic"),
     Row("direct", kind="direct"),
+    Row("Hires. fix, 0.5", kind="hires", strength=0.5),
+    Row("Hires. fix, 0.7", kind="hires", strength=0.7),
+    Row("Hires. fix, 0.5, 10 steps", kind="hires", strength=0.5, phase_steps=10),
+    Row("tiles from t = 401", kind="tiles"),
     Row("windows alone", {"skip_residual": False, "dilated": False}),
     Row("method"),
     Row("without residual", {"skip_residual": False}),
@@ -118,5 +131,6 @@ ROWS: tuple[Row, ...] = (
     Row("not step-normalised, 50 steps", {"step_normalised": False}, steps=50),
     *sampler_rows(),
 )
-"""`method` is Euler at 20 steps with the defaults of the table of settings; every other row differs from it as it says."""
+"""`method` is Euler at 20 steps with the defaults of the table of settings; every other row differs from it as it says.
+`Row(name, settings)` is all that one more needs."""
 BY_NAME = {row.name: row for row in ROWS}

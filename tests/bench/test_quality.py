@@ -35,7 +35,7 @@ def drawn(**settings: object) -> list[Measured]:
     ((_, subjects),) = batches({CASE: 0}, IMAGES, IMAGES)
     ((_, pictures),) = studio.draw(Row("small", settings, steps=STEPS), [CASE], subjects)
     return [
-        measure(final, base, CASE.scale, subject.colour, CASE.pitch_px)
+        measure(final, base, CASE.scale, subject, pictures.lines)
         for subject, final, base in zip(subjects, pictures.finals, pictures.bases)
     ]
 
