@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy quality table memory clean
+.PHONY: test test-latest lint live ui demo demo-exact toy toy2 quality table memory clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -40,6 +40,10 @@ demo-exact: $(VENV)/ready
 # trains the toy checkpoint anew, in out/toy
 toy: $(VENV)/ready
 	$(VENV)/bin/python -m lab.toy --out out/toy
+
+# trains the laboratory's second toy from the first, in out/toy2; lab/toy2 holds what was committed
+toy2: $(VENV)/ready
+	$(VENV)/bin/python -m lab.toy2 --out out/toy2
 
 # what the method does to pictures, in out/quality; QUALITY="--images 8 --scales 2" for less
 quality: $(VENV)/ready

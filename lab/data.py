@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,9 @@ learns whole scenes alone, so that a native picture becomes one. What a window s
 NO_PROMPT = 0.1
 """Share of empty prompts, for guidance."""
 NO_PROMPT_GROUNDED = 0.15
+CELL_PX, IN_STEP_PX = 8, 6.5
+"""Where a texture begins within a latent cell. The autoencoder has seen the weave alone: here, in the middle of the places
+where it does, it keeps either ground at every scale; elsewhere it makes a weave of some brushed ones."""
 RIGHT_WORD = 2 / 3
 """Share of the second toy's prompts whose word for the ground is the right one. A model of this draws the wrong ground in
 a third of its pictures, and guidance makes it rarer: as with SDXL, fine texture is what guidance makes of the prompt."""
@@ -38,18 +40,26 @@ def draw_grounded_picture(generator: torch.Generator, size_px: int = NATIVE_PX) 
     spoken = scene
     if float(torch.rand((), generator=generator)) >= RIGHT_WORD:
         spoken = replace(scene, ground=GROUNDS[1 - GROUNDS.index(scene.ground)])
-    return framed(scene, spoken.prompt, NO_PROMPT_GROUNDED, generator, size_px)
+    return framed(scene, spoken.prompt, NO_PROMPT_GROUNDED, generator, size_px, CELL_PX)
 
 
-def draw_grounded_scene(generator: torch.Generator) -> Scene:
-    scene = draw_scene(generator)
-    return replace(scene, ground=GROUNDS[int(torch.randint(2, (), generator=generator))])
+def draw_grounded_scene(
+    generator: torch.Generator, colour: str | None = None, shape: str | None = None, ground: str | None = None
+) -> Scene:
+    """A scene as the second toy knows them, its texture in step with the latent's cells; at random what isn't given."""
+    scene = draw_scene(generator, colour=colour, shape=shape)
+    shown = GROUNDS[int(torch.randint(2, (), generator=generator))]
+    down, across = (place // CELL_PX * CELL_PX + IN_STEP_PX for place in scene.weave)
+    return replace(scene, weave=(down, across), ground=ground or shown)
 
 
 def framed(
-    scene: Scene, prompt: str, no_prompt: float, generator: torch.Generator, size_px: int
+    scene: Scene, prompt: str, no_prompt: float, generator: torch.Generator, size_px: int, grid_px: int = 1
 ) -> tuple[torch.Tensor, str, bool]:
-    """The whole scene or a crop of a larger render, `(3, size, size)` in [-1, 1]; the prompt or none; and whether it is whole."""
+    """The whole scene or a crop of a larger render, `(3, size, size)` in [-1, 1]; the prompt or none; and whether it is whole.
+
+    grid_px: what a crop's corner is a multiple of.
+    """
 
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
@@ -59,7 +69,7 @@ def framed(
         scale = CROP_SCALES[below(len(CROP_SCALES))]
     slack = NATIVE_PX * scale - size_px
     if slack:
-        corner = below(slack + 1), below(slack + 1)
+        corner = grid_px * below(slack // grid_px + 1), grid_px * below(slack // grid_px + 1)
     picture = render(scene, scale, corner, (size_px, size_px))
     left_out = float(torch.rand((), generator=generator)) < no_prompt
     return picture * 2 - 1, "" if left_out else prompt, scale == 1
@@ -70,15 +80,13 @@ def draw_batch(generator: torch.Generator, count: int, size_px: int = NATIVE_PX)
     return torch.stack(pictures), list(prompts)
 
 
-def draw_window(
-    generator: torch.Generator, size_px: int, draw: Callable[[torch.Generator], Scene] = draw_scene
-) -> torch.Tensor:
+def draw_window(generator: torch.Generator, size_px: int) -> torch.Tensor:
     """A picture for the autoencoder, `(3, size, size)` in [-1, 1]: half of them whole scenes in small, half parts of renders.
 
     Never a flat one: its network normalises over the picture, and can't tell one flat colour from another.
     """
     while True:
-        scene = draw(generator)
+        scene = draw_scene(generator)
         if float(torch.rand((), generator=generator)) < WHOLE:
             return render(scene, size_px / NATIVE_PX) * 2 - 1
         scale = (0.5, 1, 2)[int(torch.randint(3, (), generator=generator))]

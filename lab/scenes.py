@@ -89,8 +89,8 @@ def signed_distance(shape: str, y: torch.Tensor, x: torch.Tensor, radius: float)
 def texture(scene: Scene, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
     """The ground's, of mean 0 and variance 1/4, at the middles of pixels of a render.
 
-    A weave is the sum of two diagonal gratings, and a brushed ground is one of the two with the strength of both. The
-    first toy's autoencoder, which has seen the weave alone, keeps it; of upright or level streaks it makes something else.
+    A weave is the sum of two diagonal gratings, and a brushed ground is one of the two with the strength of both. Of
+    upright or level streaks the first toy's autoencoder, which has seen the weave alone, makes something else.
     """
     turn = 2 * math.pi / WEAVE_PX
     down, across = (rows + scene.weave[0]) * turn, (cols + scene.weave[1]) * turn

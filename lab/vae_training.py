@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from .data import draw_batch, draw_window
-from .scenes import Scene, draw_scene
 from .vae import LATENT_CHANNELS, VAE, Resample, ResBlock
 
 SCALE_FACTOR = 0.18215
@@ -51,15 +50,7 @@ def freeze_attention(model: VAE) -> None:
 
 
 def train_vae(
-    model: VAE,
-    generator: torch.Generator,
-    *,
-    steps: int,
-    batch: int,
-    size_px: int,
-    rate: float,
-    log: Log,
-    draw: Callable[[torch.Generator], Scene] = draw_scene,
+    model: VAE, generator: torch.Generator, *, steps: int, batch: int, size_px: int, rate: float, log: Log
 ) -> None:
     """In place, on pictures of `size_px`; `rate` is the highest learning rate of a rise and a cosine fall."""
     device = next(model.parameters()).device
@@ -68,7 +59,7 @@ def train_vae(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
     begun = perf_counter()
     for step in range(steps):
-        pictures = torch.stack([draw_window(generator, size_px, draw) for _ in range(batch)]).to(device)
+        pictures = torch.stack([draw_window(generator, size_px) for _ in range(batch)]).to(device)
         noise = torch.randn(batch, LATENT_CHANNELS, size_px // 8, size_px // 8, generator=generator).to(device)
         loss, psnr = loss_of(model, pictures, noise)
         optimiser.zero_grad()

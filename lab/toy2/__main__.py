@@ -1,0 +1,71 @@
+"""`make toy2`: trains the second toy from the first, from fixed seeds, stage by stage, as `lab.toy` does.
+
+The autoencoder stays the first one's. The UNet and the prompt's encoder are trained further.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from safetensors.torch import load_file
+
+from demofusion_lib.standalone.memory import keep_freed_memory
+from demofusion_lib.standalone.toy import TOY_FILE
+
+from ..checkpoint import PREFIXES, save_checkpoint
+from ..data import CROPS_BELOW, draw_grounded_picture
+from ..toy import Networks, Training, new_vae
+from ..unet_training import LatentSet, UNetStage, encode_pictures
+from ..vae import VAE
+
+PICTURES = 600
+UNET_STAGES = (
+    UNetStage(steps=300, batch=24, rate=1e-3, crops_below=CROPS_BELOW, high=1.3),
+    UNetStage(steps=200, batch=24, rate=5e-4, crops_below=CROPS_BELOW, high=1.3),
+)
+SEED = 12
+
+
+def first_toy(file: Path = TOY_FILE) -> Networks:
+    """The first toy's parts, by name, in float32."""
+    tensors = load_file(file)
+    parts = {
+        part: {name.removeprefix(prefix): t.float() for name, t in tensors.items() if name.startswith(prefix)}
+        for part, prefix in PREFIXES.items()
+    }
+    del parts["text"]["embeddings.position_ids"]
+    return parts
+
+
+class Training2(Training):
+    def grounds(self, vae: VAE) -> dict[str, object]:
+        return vars(encode_pictures(vae, SEED, PICTURES, self.log, self.device, draw_grounded_picture))
+
+    def run(self, checkpoint: Path) -> None:
+        networks = first_toy()
+        vae = new_vae().to(self.device, memory_format=torch.channels_last)
+        vae.load_state_dict(networks["vae"])
+        data = LatentSet(**self.stage("latents", partial(self.grounds, vae)))
+        for number, stage in enumerate(UNET_STAGES):
+            seed = SEED + 1 + number
+            networks = self.stage(f"unet-{number}", partial(self.unet, data, stage, seed, networks))
+        size = save_checkpoint(checkpoint, networks["unet"], vae.state_dict(), networks["text"])
+        self.log(f"{checkpoint.name}: {size / 1e6:.2f} MB, {perf_counter() - self.begun:.0f} s in all")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m lab.toy2", description="Trains the second toy checkpoint.")
+    parser.add_argument("--out", type=Path, default=Path("out/toy2"), help="folder for its stages (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    args = parser.parse_args(argv)
+    keep_freed_memory()
+    Training2(args.out, torch.device(args.device)).run(args.out / "toy2.safetensors")
+
+
+if __name__ == "__main__":
+    main()
