@@ -40,8 +40,9 @@ class Run:
     def first_sigma(self) -> float:
         return float(self.schedule.sigmas(self.steps)[0])
 
-    def levels_t(self, steps: int) -> list[float]:
-        """The training timestep of each evaluation."""
+    def levels_t(self, steps: int, start: float | None = None) -> list[float]:
+        """The training timestep of each evaluation. Every phase goes over the whole schedule here."""
+        assert start is None
         sigmas = self.schedule.sigmas(steps).tolist()
         return [self.schedule.t(s) for s in evaluated_sigmas(self.solver, sigmas, (sigmas[-2], sigmas[0]))]
 
@@ -90,13 +91,16 @@ class PhaseModel:
     """What the sampler calls in one phase: the engine around the analytic model."""
 
     def __init__(
-        self, run: Run, prior: CropPrior, phase: Phase, previous: torch.Tensor, params: Params, weights: Weights
-    ):
+        self, run: Run, prior: CropPrior, phase: Phase, previous: torch.Tensor, before: torch.Tensor,
+        params: Params, weights: Weights,
+    ):  # fmt: skip
         plan = Plan(params, (prior.window, prior.window), run.steps, run.solver, run.levels_t, passes=1)
         noise = run.noise(previous.shape, phase.number)
         self.schedule = run.schedule
         self.prior = prior
-        self.engine = plan.engine(phase, previous, noise, [run.seed], stochastic=run.stochastic, weights=weights)
+        self.engine = plan.engine(
+            phase, previous, before, noise, [run.seed], stochastic=run.stochastic, weights=weights
+        )
         self.evaluations = 0
 
     def __call__(self, x: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -115,10 +119,10 @@ def enlarge(run: Run, prior: CropPrior, base: torch.Tensor, params: Params, weig
     """The phases after the first, each as soon as it is finished. `weights` stand in for those of `params`."""
     evaluations, begun = 0, perf_counter()
 
-    def denoise_phase(phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+    def denoise_phase(phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         nonlocal evaluations, begun
         begun = perf_counter()
-        model = PhaseModel(run, prior, phase, previous, params, weights)
+        model = PhaseModel(run, prior, phase, previous, before, params, weights)
         picture = run.sample(model, model.engine.residual.noised(1.0, run.first_sigma), phase.number)
         evaluations = model.evaluations
         return picture

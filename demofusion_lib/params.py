@@ -11,11 +11,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .core import BORDERS, PLANS, Phase, Weights, cropped_size, plan_phases, scaled_size
+from .core import (
+    BORDERS,
+    GUIDANCES,
+    PLANS,
+    RESIDUALS,
+    WINDOW_WEIGHTS,
+    Guidance,
+    Phase,
+    Weights,
+    cropped_size,
+    plan_phases,
+    scaled_size,
+)
+from .presets import NONE, PRESETS
 
 TITLE = "DemoFusion Hires"
 LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
 MAX_SCALE = 8.0
+FULL_START = 1000
+"""Of the sampler's own schedule from its highest level, whatever that is."""
 SIZE_CONDITIONS = ("final", "phase", "base")
 VAES = ("auto", "exact", "estimated", "host")
 TEXT_CHARACTERS = 1000
@@ -160,6 +175,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("vae", "VAE", "auto", "How the phases' pictures are decoded: exact by tiles where its planes fit, estimated by tiles where they don't; exact or estimated in any case; or by the host in one piece.", choices=VAES),
     Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well.", told=False),
     Setting("resume", "Resume", "", "The file that an ended run has saved, to go on from its last finished phase with the same settings.", told=False),
+    Setting("start", "Start timestep", FULL_START, "The training timestep at which a phase begins: below 1000 its steps are spread evenly from there down, and no step is spent on noise that the residual would take back; 0 finds it from the residual's decay.", 0, FULL_START, 1),
+    Setting("residual", "Residual", "blend", "What a phase is held by: blend pulls the noised latent towards the phase before (the paper's), x0 pulls the low frequencies of each prediction, and suits few steps.", choices=RESIDUALS),
+    Setting("gate", "Path threshold", 0.0, "The windows or the dilated sub-images are left out of steps in which their share is smaller than this.", 0, 0.5, 0.01),
+    Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=WINDOW_WEIGHTS),
+    Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES),
+    Setting("guidance_until", "Guidance ends", 0, "The timestep below which the phases follow the prompt alone, without guidance; 0 guides to the end.", 0, 1000, 1),
+    Setting("preset", "Preset", NONE, "Sets other settings at once: paper is the whole method, fine, fast and draft take few steps. What is set besides counts before it.", choices=tuple(PRESETS)),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -167,8 +189,11 @@ TOLD_NAMES = 5
 
 
 def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any]) -> dict[str, Any]:
-    """Every setting's value, read from those given, its default otherwise. Raises SettingsError of all mistakes at once."""
-    read_values, errors = {s.name: s.default for s in SETTINGS}, []
+    """Every setting's value, read from those given; else the preset's, else its default.
+
+    Raises SettingsError of all mistakes at once.
+    """
+    read_values, errors = preset_values(values.get("preset", NONE), read), []
     for setting in SETTINGS:
         if setting.name in values:
             try:
@@ -183,6 +208,15 @@ def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any]) -> dic
     if errors:
         raise SettingsError.of_all(errors)
     return read_values
+
+
+def preset_values(preset: Any, read: Callable[[Setting, Any], Any] = Setting.check) -> dict[str, Any]:
+    """Every setting as a preset has it; one that is unknown sets nothing."""
+    try:
+        name = read(BY_NAME["preset"], preset)
+    except SettingsError:
+        name = NONE
+    return {s.name: s.default for s in SETTINGS} | dict(PRESETS[name]) | {"preset": name}
 
 
 @dataclass(frozen=True)
@@ -211,10 +245,17 @@ class Params:
     vae: str
     save_phases: bool
     resume: str
+    start: int
+    residual: str
+    gate: float
+    window_weight: str
+    guidance: str
+    guidance_until: int
+    preset: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
-        """Missing names take their defaults. Raises one SettingsError for all unknown names and values not allowed."""
+        """Missing names are the preset's, or their defaults. Raises one SettingsError for all unknown names and values not allowed."""
         return cls(**_each(values, Setting.check))
 
     @classmethod
@@ -234,14 +275,26 @@ class Params:
         return cls(**_each({s.name: texts[s.key] for s in SETTINGS if s.key in texts}, Setting.from_text))
 
     def to_infotext(self) -> dict[str, str]:
-        """What differs from the defaults, by infotext key."""
+        """The preset, and what differs from it, by infotext key."""
+        expected = preset_values(self.preset) | {"preset": NONE}
         values = {s: getattr(self, s.name) for s in SETTINGS}
-        return {s.key: s.to_text(value) for s, value in values.items() if s.told and value != s.default}
+        return {s.key: s.to_text(value) for s, value in values.items() if s.told and value != expected[s.name]}
 
     @property
     def weights(self) -> Weights:
         """An infinite exponent leaves a mechanism out: its cosine factor is below 1 at every timestep of a model."""
-        return Weights(self.a1 if self.skip_residual else math.inf, self.a2 if self.dilated else math.inf, self.a3)
+        a1, a2 = self.a1 if self.skip_residual else math.inf, self.a2 if self.dilated else math.inf
+        return Weights(a1, a2, self.a3, self.gate)
+
+    @property
+    def start_t(self) -> float | None:
+        """The timestep that the phases begin at; None for the sampler's own whole schedule."""
+        start = self.start or round(self.weights.start)
+        return None if start >= FULL_START else float(max(start, 1))
+
+    @property
+    def guiding(self) -> Guidance:
+        return Guidance(self.guidance, self.guidance_until)
 
     def target_lat(self, base_lat: tuple[int, int]) -> tuple[int, int]:
         """The size to reach from a base latent, `(height, width)`. Raises SettingsError for a target below or far above it."""
@@ -319,5 +372,14 @@ def markdown_table() -> str:
     return "\n".join(rows)
 
 
+def presets_table() -> str:
+    """The README's: what each preset sets."""
+    rows = ["| preset | sets |", "|---|---|"]
+    for name, values in PRESETS.items():
+        told = ", ".join(f"`{key}` {BY_NAME[key].to_text(value)}" for key, value in values.items())
+        rows.append(f"| `{name}` | {told or 'nothing'} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
-    print(markdown_table())
+    print(f"{markdown_table()}\n\n{presets_table()}")

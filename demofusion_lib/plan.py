@@ -16,10 +16,12 @@ from .core import (
     Phase,
     PhaseEngine,
     PhaseFusion,
+    Residual,
     SkipResidual,
     Weights,
     WindowBatch,
     WindowGrid,
+    X0Residual,
     is_countable,
     step_generator,
     step_starts,
@@ -28,8 +30,9 @@ from .params import LATENT_PX, Params
 
 LATENT_CHANNELS = 4
 
-Levels = Callable[[int], Sequence[float]]
-"""`levels(steps)`: the training timestep of each evaluation of a sampling in so many steps (`core.evaluated_sigmas`)."""
+Levels = Callable[[int, float | None], Sequence[float]]
+"""`levels(steps, start)`: the training timestep of each evaluation of a sampling in so many steps from timestep `start`,
+None for the whole schedule (`core.evaluated_sigmas`)."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Plan:
 
     @cached_property
     def _base_evaluations(self) -> int:
-        return len(self.levels(self.steps))
+        return len(self.levels(self.steps, None))
 
     @property
     def base_evaluations(self) -> int:
@@ -102,15 +105,21 @@ class Plan:
         return self.images * self.passes * self._base_evaluations
 
     @cached_property
-    def _phase_levels(self) -> Sequence[float]:
-        return self.levels(self.phase_steps)
+    def phase_levels(self) -> Sequence[float]:
+        """The training timesteps of a phase's evaluations."""
+        return self.levels(self.phase_steps, self.params.start_t)
+
+    def rows(self, phase: Phase, t: float) -> int:
+        """That the model is given for an image in an evaluation at `t`: windows and sub-images, less the paths that have no
+        weight, with what guides them."""
+        local, dilated = self.views(phase)
+        c2 = self.params.weights.c2(t)
+        patches = (local if c2 < 1 else 0) + (dilated if c2 > 0 else 0)
+        return self.params.guiding.rows(patches, self.passes, t)
 
     def evaluations(self, phase: Phase) -> int:
-        """Rows that the model is given in a phase: windows and sub-images, less the paths that have no weight."""
-        local, dilated = self.views(phase)
-        shares = [self.params.weights.c2(t) for t in self._phase_levels]
-        patches = sum((local if c2 < 1 else 0) + (dilated if c2 > 0 else 0) for c2 in shares)
-        return self.images * self.passes * patches
+        """Rows that the model is given in a phase."""
+        return self.images * sum(self.rows(phase, t) for t in self.phase_levels)
 
     @property
     def total_evaluations(self) -> int:
@@ -122,23 +131,29 @@ class Plan:
         return self.total_evaluations / self.base_evaluations
 
     def engine(
-        self, phase: Phase, previous: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
+        self, phase: Phase, previous: torch.Tensor, before: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
         *, stochastic: bool, batch: WindowBatch | None = None, solver: str = "", weights: Weights | None = None,
     ) -> PhaseEngine:  # fmt: skip
-        """Of one phase: for the upsampled latent of the phase before and the phase's noise, `(images, 4, height, width)`.
+        """Of one phase: for the latent of the phase before, upsampled and as it was, and the phase's noise.
+
+        previous, noise: `(images, 4, height, width)` of the phase. before: `(images, 4, height, width)` of the one before.
 
         stochastic: whether the sampler puts noise of its own into the latent. batch: the run's own; what it has learnt of
-        memory holds for all phases. solver, weights: where
-        they are not the plan's own.
+        memory holds for all phases. solver, weights: where they are not the plan's own.
         """
         params, weights = self.params, weights or self.params.weights
-        residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
+        residual: Residual = SkipResidual(
+            previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic
+        )
+        if params.residual == "x0":
+            residual = X0Residual(previous, noise, before, weights, wrap=self.wrap)
         fusion = PhaseFusion(
-            phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch), wrap=self.wrap
+            phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch),
+            wrap=self.wrap, window_weight=params.window_weight,
         )  # fmt: skip
         return PhaseEngine(
             residual, fusion, step_starts(solver or self.solver, self.phase_steps),
-            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
+            lambda step: [step_generator(seed, phase.number, step) for seed in seeds], params.guiding,
         )  # fmt: skip
 
     def latent_bytes(self, phase: Phase, itemsize: int = 4) -> int:

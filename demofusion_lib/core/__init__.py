@@ -5,6 +5,7 @@ from .engine import PhaseEngine
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
 from .fusion import PhaseFusion, Predict, gaussian_blur
+from .guidance import GUIDANCES, Evaluation, Guidance, Low
 from .phases import (
     PLANS,
     Phase,
@@ -14,32 +15,43 @@ from .phases import (
     plan_phases,
     plan_scales,
     scaled_size,
+    shrink,
+    shrunk_noise,
     statistics,
     upsample,
     with_statistics,
 )
-from .residual import SkipResidual
+from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
 from .solvers import CORRECTED, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
 from .views import BORDERS, Layout, View, WindowGrid, dilated_layout, step_generator
+from .weighing import WINDOW_WEIGHTS
 
 __all__ = [
     "BORDERS",
     "CORRECTED",
+    "GUIDANCES",
     "PLANS",
+    "RESIDUALS",
     "SOLVERS",
+    "WINDOW_WEIGHTS",
+    "Evaluation",
+    "Guidance",
     "Layout",
+    "Low",
     "NotFiniteError",
     "Phase",
     "PhaseEngine",
     "PhaseFusion",
     "Place",
     "Predict",
+    "Residual",
     "SkipResidual",
     "View",
     "Weights",
     "WindowBatch",
     "WindowGrid",
+    "X0Residual",
     "centre_crop",
     "climb",
     "cosine_factor",
@@ -56,6 +68,8 @@ __all__ = [
     "plan_phases",
     "plan_scales",
     "scaled_size",
+    "shrink",
+    "shrunk_noise",
     "statistics",
     "step_generator",
     "step_normalised",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from .views import Layout, View
+
+Weigh = Callable[[View], torch.Tensor]
+"""`weigh(view)`: how much each cell of a view counts, `(1, height, width)`."""
 
 
 def _within(part: slice, before: int, length: int, after: int) -> tuple[slice, slice]:
@@ -99,13 +102,13 @@ class Cut:
         rows, cols = self.shown
         return answer / (rows[view.rows, None] * cols[view.cols])
 
-    def count(self, views: Sequence[View], like: torch.Tensor) -> torch.Tensor:
-        """How many of the views show each cell, `(1, height, width)`, at least 1, in `like`'s type."""
+    def count(self, views: Sequence[View], like: torch.Tensor, weigh: Weigh | None = None) -> torch.Tensor:
+        """How many of the views show each cell, `(1, height, width)`, at least 1, in `like`'s type; or what they weigh."""
         count = like.new_zeros(1, *self.size_lat)
         one = like.new_ones(1, 1, 1)
         for view in views:
-            self.add_(count, view, one.expand(1, *self.shape(view)))
-        return count.clamp_(min=1)
+            self.add_(count, view, weigh(view) if weigh else one.expand(1, *self.shape(view)))
+        return count if weigh else count.clamp_(min=1)
 
 
 def grouped(cut: Cut, owners: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, View]]]:

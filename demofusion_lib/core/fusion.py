@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from .batching import WindowBatch
-from .cutting import Cut, grouped
+from .cutting import Cut, Weigh, grouped
 from .finite import NotFiniteError, Place, all_finite, not_finite, place_of
 from .phases import Phase, statistics
 from .schedule import Weights
 from .views import Layout, View, WindowGrid, dilated_layout
+from .weighing import WindowWeights
 from .wrap import beyond
 
 Predict = Callable[[torch.Tensor, Sequence[int], Sequence[View], Layout], torch.Tensor]
@@ -113,7 +114,7 @@ class Path:
     """One path of an evaluation: what its patches are cut from, whom they are given to, and where the outputs go.
 
     rows, cut: what the patches of a row are cut from and how. fused, to, weight: what the outputs are added to, where in
-    it, and times what. rescued: gets a place for every patch that `rescue` had to answer.
+    it, and times what. weigh: and times what within a view. rescued: gets a place for every patch that `rescue` had to answer.
     """
 
     owners: Sequence[int]
@@ -125,6 +126,7 @@ class Path:
     predict: Predict
     rescue: Predict
     rescued: list[Place]
+    weigh: Weigh | None = None
 
     def run(self, batch: WindowBatch, native: int) -> None:
         """native: how many cells a native window has."""
@@ -150,7 +152,8 @@ class Path:
             for i in not_finite(answers):
                 answers[i] = self._again(jobs[i], shape)
         for (row, view), answer in zip(jobs, answers):
-            self.to.add_(self.fused[row], view, self.to.shared(view, answer), self.weight)
+            answer = self.to.shared(view, answer)
+            self.to.add_(self.fused[row], view, answer * self.weigh(view) if self.weigh else answer, self.weight)
 
     def _again(self, job: Job, shape: tuple[int, int]) -> torch.Tensor:
         """The finite answer to one patch that was answered with NaN or infinity."""
@@ -176,6 +179,7 @@ class PhaseFusion:
     batch: how many patches the model gets at once, 1 or more; 0 or a `WindowBatch` finds out. Share one through a run:
         what it has learnt of memory holds for all phases.
     wrap: the picture goes on at its opposite edge: in the blur and the dilated sub-images; the grid has its own `wrap`.
+    window_weight: how the cells of a local window count where windows overlap: `flat` (the paper's), `sin2`, `gaussian`.
 
     rescued: the patches that the model answered with NaN or infinity, and when asked for again alone with numbers.
     """
@@ -189,6 +193,7 @@ class PhaseFusion:
         blur: float = 0.8,
         batch: int | WindowBatch = 16,
         wrap: bool = False,
+        window_weight: str = "flat",
     ):
         self.phase = phase
         self.grid = grid
@@ -196,6 +201,7 @@ class PhaseFusion:
         self.blur = blur
         self.batch = batch if isinstance(batch, WindowBatch) else WindowBatch(batch)
         self.wrap = wrap
+        self.window_weight = window_weight
         self.local: Layout | None = None
         self.rescued: list[Place] = []
 
@@ -239,13 +245,15 @@ class PhaseFusion:
     def _add_local(
         self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], predict: Predict, rescue: Predict
     ) -> None:
-        """The mean of the model's outputs over all windows that cover a cell."""
+        """The mean of the model's outputs over all windows that cover a cell, weighed by where it lies in each."""
         assert self.local is not None
-        cut = Cut(self.local, (x.shape[-2], x.shape[-1]), x.device)
-        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, predict, rescue, self.rescued)
+        size_lat = x.shape[-2], x.shape[-1]
+        cut = Cut(self.local, size_lat, x.device)
+        weigh = None if self.window_weight == "flat" else WindowWeights(self.window_weight, self.local, size_lat, x)
+        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, predict, rescue, self.rescued, weigh)
         path.run(self.batch, self.native)
         for image in set(owners):
-            count = cut.count(self.local.views[image], x)
+            count = cut.count(self.local.views[image], x, weigh)
             for row, owner in enumerate(owners):
                 if owner == image:
                     fused[row].div_(count)

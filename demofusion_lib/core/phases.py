@@ -111,6 +111,20 @@ def upsample(latent: torch.Tensor, height_lat: int, width_lat: int, *, wrap: boo
     return finer[..., above : above + height_lat, before : before + width_lat].contiguous()
 
 
+def shrink(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+    """Means over the blocks of cells that become one, which overlap where sizes are no multiples."""
+    return F.interpolate(latent, size=(height_lat, width_lat), mode="area")
+
+
+def shrunk_noise(size_lat: tuple[int, int], target_lat: tuple[int, int]) -> float:
+    """What is left by `shrink` of the deviation of noise that is independent from cell to cell; sizes `(height, width)`."""
+    gain = 1.0
+    for length, target in zip(size_lat, target_lat):
+        cells = [math.ceil((i + 1) * length / target) - i * length // target for i in range(target)]
+        gain *= sum(1 / count for count in cells) / target
+    return math.sqrt(gain)
+
+
 def _margin(length: int, target: int) -> tuple[int, int]:
     """The least number of cells beyond an edge that a cubic needs and that enlarge to whole cells, and to how many."""
     common = math.gcd(length, target)
@@ -127,15 +141,15 @@ def centre_crop(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.
 def climb(
     base: torch.Tensor,
     phases: list[Phase],
-    denoise_phase: Callable[[Phase, torch.Tensor], torch.Tensor],
+    denoise_phase: Callable[[Phase, torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     wrap: bool = False,
     anchor: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[tuple[Phase, torch.Tensor]]:
     """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
 
-    `base` is what phase 1 ended with. `denoise_phase(phase, previous)` gets the upsampled latent of the
-    phase before and returns the denoised one, which is then brought back to phase 1's mean and deviation.
+    `base` is what phase 1 ended with. `denoise_phase(phase, previous, before)` gets the latent of the phase before,
+    upsampled and as it was, and returns the denoised one, which is then brought back to phase 1's mean and deviation.
     wrap: the picture goes on at its opposite edge (see `upsample`).
     anchor: phase 1's `statistics`, where `base` is what a later phase ended with and `phases` are those after it.
     """
@@ -143,5 +157,5 @@ def climb(
     latent = base
     for phase in phases:
         previous = upsample(latent, phase.height_lat, phase.width_lat, wrap=wrap)
-        latent = with_statistics(denoise_phase(phase, previous), *anchor)
+        latent = with_statistics(denoise_phase(phase, previous, latent), *anchor)
         yield phase, latent

@@ -1,19 +1,77 @@
-"""The skip residual: at the start of every step, `x` is pulled towards the noised latent of the phase before."""
+"""What holds a phase to the one before: a pull of `x` at the start of every step, or one of every prediction."""
 
 from __future__ import annotations
 
 import torch
 
+from .phases import shrink, upsample
 from .schedule import Weights, step_normalised
 
+RESIDUALS = ("blend", "x0")
 
-class SkipResidual:
-    """One phase's skip residual (paper section 3.2).
+
+class Residual:
+    """Where a phase begins. `previous`, `noise`: `(batch, channels, height, width)`, the upsampled latent of the phase
+    before and the phase's one noise.
 
     `x = alpha * x0 + sigma * noise` throughout: `alpha` is 1 in k-diffusion's variance-exploding form,
     `sqrt(alphas_cumprod)` in the variance-preserving one.
+    """
 
-    previous, noise: `(batch, channels, height, width)`: the upsampled latent of the phase before, the phase's one noise.
+    def __init__(self, previous: torch.Tensor, noise: torch.Tensor):
+        self.previous = previous
+        self.noise = noise
+
+    def noised(self, alpha: float, sigma: float) -> torch.Tensor:
+        """The latent of the phase before at the given noise level: also what the phase starts from."""
+        return self.previous.mul(alpha).add(self.noise, alpha=sigma)
+
+    def pull_(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
+        """What it does to the sampler's `x` at the start of a step."""
+
+    def pull_again_(self, x: torch.Tensor, alpha: float, sigma: float) -> None:
+        """The same to another tensor of the same noise level."""
+
+    def corrected(self, denoised: torch.Tensor, t: float) -> torch.Tensor:
+        """What becomes of the guided prediction of the clean latent at timestep `t`."""
+        return denoised
+
+
+class X0Residual(Residual):
+    """The pull on the prediction: `D + c1(t) * up(before - down(D))`.
+
+    Of `D` it moves what the phase before has drawn, the low frequencies, and leaves what is finer alone. The sampler's
+    `x` is never touched, so that every solver keeps its order.
+
+    before: what the phase before ended with, at its own size.
+    """
+
+    def __init__(
+        self,
+        previous: torch.Tensor,
+        noise: torch.Tensor,
+        before: torch.Tensor,
+        weights: Weights,
+        *,
+        wrap: bool = False,
+    ):
+        super().__init__(previous, noise)
+        self.before = before
+        self.weights = weights
+        self.wrap = wrap
+
+    def corrected(self, denoised: torch.Tensor, t: float) -> torch.Tensor:
+        weight = self.weights.c1(t)
+        if weight == 0:
+            return denoised
+        missing = self.before - shrink(denoised, self.before.shape[-2], self.before.shape[-1])
+        finer = upsample(missing, denoised.shape[-2], denoised.shape[-1], wrap=self.wrap)
+        return finer.mul_(weight).add_(denoised)
+
+
+class SkipResidual(Residual):
+    """One phase's skip residual (paper section 3.2): `x` is pulled towards the noised latent of the phase before.
+
     normalise: weigh the pull by the training timesteps since the last one, so that it does not depend on the step count.
     stochastic: the sampler puts noise of its own into `x`. Blending that with the phase's noise would leave
         `(1 - c1)^2 + c1^2` of its variance; so much more of the phase's noise goes in that none is lost.
@@ -28,17 +86,12 @@ class SkipResidual:
         normalise: bool = True,
         stochastic: bool = False,
     ):
-        self.previous = previous
-        self.noise = noise
+        super().__init__(previous, noise)
         self.weights = weights
         self.normalise = normalise
         self.stochastic = stochastic
         self.last_t: float | None = None
         self.c1 = 0.0
-
-    def noised(self, alpha: float, sigma: float) -> torch.Tensor:
-        """The latent of the phase before at the given noise level: also what the phase starts from."""
-        return self.previous.mul(alpha).add(self.noise, alpha=sigma)
 
     def pull_(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> None:
         """Applies the residual to the sampler's own tensor `x`, in place, at the start of the step at timestep `t`.

@@ -18,13 +18,21 @@ def cosine_factor(t: float) -> float:
     return (1 + math.cos(math.pi * (TRAINING_TIMESTEPS - t) / TRAINING_TIMESTEPS)) / 2
 
 
+HELD = 0.65
+"""Where the residual weighs less than this, a phase draws: above, what a step has drawn the residual takes back."""
+
+
 @dataclass(frozen=True)
 class Weights:
-    """The three exponents, each 0 or more: of the residual, the global path's share and its blur."""
+    """The three exponents, each 0 or more: of the residual, the global path's share and its blur.
+
+    gate: a path of less weight is left out, and the other one counts alone.
+    """
 
     a1: float = 3.0
     a2: float = 1.0
     a3: float = 1.0
+    gate: float = 0.0
 
     def c1(self, t: float) -> float:
         """How far `x` is pulled towards the noised latent of the phase before."""
@@ -32,12 +40,24 @@ class Weights:
 
     def c2(self, t: float) -> float:
         """The global path's share of the denoised prediction; exactly 0 or 1 where the other path is all that counts."""
-        c2 = cosine_factor(t) ** self.a2
-        return 0.0 if c2 < NEGLIGIBLE else 1.0 if c2 > 1 - NEGLIGIBLE else c2
+        c2, gate = cosine_factor(t) ** self.a2, max(self.gate, NEGLIGIBLE)
+        return 0.0 if c2 < gate else 1.0 if c2 > 1 - gate else c2
 
     def c3(self, t: float) -> float:
         """What the blur's standard deviation is multiplied by."""
         return 0.99 * cosine_factor(t) ** self.a3 + 0.01
+
+    @property
+    def start(self) -> float:
+        """The timestep at which the residual weighs `HELD`: a phase that begins there loses next to nothing.
+
+        1000 where there is no residual, as nothing holds the phase then.
+        """
+        if math.isinf(self.a1):
+            return TRAINING_TIMESTEPS
+        if self.a1 == 0:
+            return 0.0
+        return TRAINING_TIMESTEPS * (1 - math.acos(2 * HELD ** (1 / self.a1) - 1) / math.pi)
 
 
 def step_normalised(c1: float, elapsed_timesteps: float) -> float:

@@ -82,16 +82,16 @@ class Drawing:
         order = self.order
         self.sampler, self.scheduler = find_sampler(order.sampler, order.scheduler)
         self.schedule = Schedule(self.model.alphas_cumprod)
-        for steps in (order.steps, order.params.steps or order.steps):
-            self._solver(steps)
+        self._solver(order.steps)
+        self._solver(order.params.steps or order.steps, order.params.start_t)
         self.plan = Plan(
-            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps: self._solver(steps).levels_t(),
+            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps, start).levels_t(),
             images=len(order.prompts), passes=passes(self.model, order.guidance),
         )  # fmt: skip
         self.batch = window_batch(order.params.window_batch, self.model.device)
 
-    def _solver(self, steps: int) -> Solver:
-        return Solver(self.sampler, self.schedule, self.scheduler, steps)
+    def _solver(self, steps: int, start_t: float | None = None) -> Solver:
+        return Solver(self.sampler, self.schedule, self.scheduler, steps, start_t)
 
     @property
     def last(self) -> int:
@@ -150,20 +150,21 @@ class Drawing:
         latent, mean, deviation = (t.to(self.model.device) for t in (self.saved.latent, *self.saved.anchor))
         return Finished(self.saved.number, latent, 0, 0.0, (mean, deviation))
 
-    def _phase(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
-        solver = self._solver(self.plan.phase_steps)
-        engine = self._engine(phase, previous)
+    def _phase(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        solver = self._solver(self.plan.phase_steps, self.order.params.start_t)
+        engine = self._engine(phase, previous, before)
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
-            self.model, self.cond, self.uncond, self.order.guidance, told, engine=engine, progress=self.progress
-        )
+            self.model, self.cond, self.uncond, self.order.guidance, told,
+            engine=engine, base_lat=self.plan.base_lat, progress=self.progress,
+        )  # fmt: skip
         start = engine.residual.noised(solver.start.alpha, solver.start.sigma)
         latent = self._sample(guided, start, solver, phase.number)
         self.evaluations = guided.evaluations
         return latent
 
-    def _engine(self, phase: Phase, previous: torch.Tensor) -> PhaseEngine:
+    def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
         return self.plan.engine(
-            phase, previous, noise, self.order.seeds, stochastic=self.sampler.stochastic, batch=self.batch
+            phase, previous, before, noise, self.order.seeds, stochastic=self.sampler.stochastic, batch=self.batch
         )

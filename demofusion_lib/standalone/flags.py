@@ -65,14 +65,14 @@ def setting_type(setting: Setting) -> Callable[[str], Any]:
 
 def add_setting(group: Any, setting: Setting) -> None:
     flag = "--" + setting.name.replace("_", "-")
-    default = GIVEN.get(setting.name, setting.default)
+    shown = GIVEN.get(setting.name, setting.default)
+    # what is not said is not given: it may be a preset's
+    common: dict[str, Any] = {"default": GIVEN.get(setting.name)}
     if setting.kind is bool:
-        group.add_argument(
-            flag, action=argparse.BooleanOptionalAction, default=default, help=f"{setting.help} ({default})"
-        )
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{setting.help} ({shown})", **common)
     else:
-        text = f"{setting.help} Allowed: {setting.allowed} ({setting.to_text(default)})".replace("%", "%%")
-        group.add_argument(flag, type=setting_type(setting), default=default, metavar=setting.name.upper(), help=text)
+        text = f"{setting.help} Allowed: {setting.allowed} ({setting.to_text(shown)})".replace("%", "%%")
+        group.add_argument(flag, type=setting_type(setting), metavar=setting.name.upper(), help=text, **common)
 
 
 def parser() -> Parser:
@@ -147,8 +147,8 @@ def parser() -> Parser:
 
 def params_of(args: argparse.Namespace) -> Params:
     """All but `resume`, which here may be a path that is no text."""
-    names = [s.name for s in SETTINGS if s.name not in ("enabled", "resume")]
-    return Params.from_names({**{name: getattr(args, name) for name in names}, "enabled": True})
+    named = {s.name: getattr(args, s.name) for s in SETTINGS if s.name not in ("enabled", "resume")}
+    return Params.from_names({name: value for name, value in named.items() if value is not None} | {"enabled": True})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core import Layout, PhaseEngine, View
+from ..core import Layout, Low, PhaseEngine, View, shrink, shrunk_noise
 from ..params import LATENT_PX
 from .models import Model
 from .prompts import Encoded
@@ -61,6 +61,10 @@ class EpsForm:
         return output.mul(self.alpha).add(x, alpha=self.sigma) if self.prediction == "v_prediction" else output
 
 
+Shrunk = Callable[[SigmaForm | EpsForm, float], tuple[float, SigmaForm | EpsForm]]
+"""`shrunk(form, gain)`: the timestep and the form of a latent with so much less noise."""
+
+
 @dataclass(frozen=True)
 class SizeTold:
     """SDXL's size conditioning in pixels, `(height, width)`; crop corners come from the windows."""
@@ -89,11 +93,12 @@ class Guided:
     """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
 
     cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out; so does a UNet that is told it.
+    base_lat: the size `(height, width)` at which an engine with low-pass guidance is guided.
     """
 
     def __init__(
         self, model: Model, cond: Encoded, uncond: Encoded, guidance: float, told: SizeTold,
-        *, engine: PhaseEngine | None = None, progress: Progress = lambda rows: None,
+        *, engine: PhaseEngine | None = None, base_lat: tuple[int, int] = (0, 0), progress: Progress = lambda rows: None,
     ):  # fmt: skip
         self.model = model
         self.guidance = guidance
@@ -101,12 +106,15 @@ class Guided:
         self.encoded = Encoded.joined([cond, uncond]) if self.passes == 2 else cond
         self.told = told
         self.engine = engine
+        self.base_lat = base_lat
         self.progress = progress
         self.evaluations = 0
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, t: float, form: SigmaForm | EpsForm) -> torch.Tensor:
-        """`x (batch, 4, height, width)`; the answer in the form's own terms."""
+    def __call__(
+        self, x: torch.Tensor, t: float, form: SigmaForm | EpsForm, shrunk: Shrunk | None = None
+    ) -> torch.Tensor:
+        """`x (batch, 4, height, width)`; the answer in the form's own terms. With an engine, `shrunk` is needed."""
         rows = torch.cat([x] * self.passes)
 
         def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
@@ -119,11 +127,31 @@ class Guided:
         if self.engine is None:
             output = predict(rows, range(len(rows)), (), Layout([], (0, 0, 0, 0)))
         else:
-            output = self.engine.fusion(rows, list(range(len(x))) * self.passes, t, form.skip, predict, rescue=rescue)
+            assert shrunk is not None
+            shares: list[float | None] = [*[1.0] * len(x), *[None] * (len(rows) - len(x))]
+            evaluation = self.engine.evaluation(list(range(len(x))) * self.passes, shares, t)
+            output = evaluation(rows, 0, form.skip, predict, rescue=rescue, low=self._low(x, form, shrunk))
         if self.passes == 1:
             return output
         cond, uncond = output.chunk(2)
         return uncond + self.guidance * (cond - uncond)
+
+    def _low(self, x: torch.Tensor, form: SigmaForm | EpsForm, shrunk: Shrunk) -> Low:
+        """The answers for the shrunk latent, whose noise is less by what shrinking leaves of it."""
+
+        def low(rows: Sequence[int]) -> torch.Tensor:
+            gain = shrunk_noise((x.shape[-2], x.shape[-1]), self.base_lat)
+            t, small = shrunk(form, gain)
+            q = shrink(x, *self.base_lat)
+            if isinstance(form, SigmaForm):
+                q = torch.cat([q] * self.passes)
+                return small.answer(q, self._network(small.network_input(q), t, rows, ()))
+            assert isinstance(small, EpsForm)
+            q = torch.cat([q.mul(small.alpha / form.alpha)] * self.passes)
+            # a difference of epsilons is one of denoised times -alpha / sigma: `gain` times as large at the base's size
+            return small.answer(q, self._network(q, t, rows, ())).mul_(gain)
+
+        return low
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int], views: Sequence[View]) -> torch.Tensor:
         model, chosen = self.model, list(rows)

@@ -70,7 +70,7 @@ def rows_at_once(drawing: Drawing, phase: Phase, row: int) -> float:
     """How many rows of the native size the network's largest call is worth."""
     plan, batch = drawing.plan, settled(drawing.batch, row)
     (local, dilated), (height, width) = plan.views(phase), plan.drawn_lat
-    shares = [plan.params.weights.c2(t) for t in plan.levels(plan.phase_steps)]
+    shares = [plan.params.weights.c2(t) for t in plan.phase_levels]
     sub_image = math.ceil(phase.height_lat / phase.dilation) * math.ceil(phase.width_lat / phase.dilation)
     paths = [(local, 1.0)] * any(c2 < 1 for c2 in shares)
     paths += [(dilated, sub_image / (height * width))] * any(c2 > 0 for c2 in shares)

@@ -12,7 +12,7 @@ from ..params import SETTINGS, quoted
 from ..saved import ResumeError, SavedPhase, check_made_of, differences, read
 from .configs import FAMILIES
 from .errors import UserError
-from .flags import given, parse
+from .flags import given, params_of, parse
 from .loading import is_there
 from .models import Model
 from .samplers import find_sampler
@@ -92,7 +92,8 @@ def texts(args: Namespace) -> dict[str, str]:
         "model": _located(args.model),
         "config": _located(args.config),
     }
-    table = {name: setting.to_text(getattr(args, name)) for name, setting in TABLE.items()}
+    params = params_of(args)
+    table = {name: setting.to_text(getattr(params, name)) for name, setting in TABLE.items()}
     return {**HOST, **{name: str(value) for name, value in own.items()}, **table}
 
 

@@ -104,15 +104,35 @@ class Schedule:
         below, above = self.log_sigmas[high - 1], self.log_sigmas[high]
         return min(max(high - 1 + float((level - below) / (above - below)), 0.0), len(self.log_sigmas) - 1.0)
 
+    def shrunk(self, form: SigmaForm | EpsForm, gain: float) -> tuple[float, SigmaForm | EpsForm]:
+        """The timestep and the form of a latent whose noise is `gain` times that of the given form's."""
+        if isinstance(form, SigmaForm):
+            return self.t(form.sigma * gain), SigmaForm(form.sigma * gain, form.prediction)
+        sigma = form.sigma / form.alpha * gain
+        alpha = (1 + sigma**2) ** -0.5
+        return self.t(sigma), EpsForm(alpha, alpha * sigma, form.prediction)
+
     def alpha_sigma(self, t: int) -> tuple[float, float]:
         alpha = float(self.alphas_cumprod[t])
         return alpha**0.5, (1 - alpha) ** 0.5
 
-    def sigmas(self, steps: int, scheduler: str) -> torch.Tensor:
-        """From the highest to 0, float32 `(steps + 1,)`."""
-        low, high = self.sigma_min, self.sigma_max
+    def level(self, t: float) -> float:
+        return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
+
+    def sigmas(self, steps: int, scheduler: str, start_t: float | None = None) -> torch.Tensor:
+        """From the highest to 0, float32 `(steps + 1,)`.
+
+        From timestep `start_t` on, one that is lower, no step is spent at the lowest level, where nothing is left to draw.
+        """
+        if start_t is not None:
+            levels = self._sigmas(steps + 1, scheduler, start_t)
+            return torch.cat([levels[:-2], levels[-1:]])
+        return self._sigmas(steps, scheduler, len(self.log_sigmas) - 1.0)
+
+    def _sigmas(self, steps: int, scheduler: str, start_t: float) -> torch.Tensor:
+        low, high = self.sigma_min, self.level(start_t)
         if scheduler == "Uniform":
-            levels = self.sigma(torch.linspace(len(self.log_sigmas) - 1, 0, steps, dtype=torch.float64))
+            levels = self.sigma(torch.linspace(start_t, 0, steps, dtype=torch.float64))
             return torch.cat([levels.float(), torch.zeros(1)])
         return {
             "Karras": sampling.get_sigmas_karras,
@@ -132,24 +152,25 @@ class Start:
 class Solver:
     """One run of a sampler: from its start to the clean latent. `seeds` are the images', for a sampler's own noise."""
 
-    def __init__(self, sampler: Sampler, schedule: Schedule, scheduler: str, steps: int):
+    def __init__(self, sampler: Sampler, schedule: Schedule, scheduler: str, steps: int, start_t: float | None = None):
         self.sampler, self.schedule, self.steps = sampler, schedule, steps
+        self.sigma_max = schedule.sigma_max if start_t is None else schedule.level(start_t)
         if sampler.solver == "unipc" and steps < 3:
             raise UserError(f"steps is {steps}, allowed with UniPC: its order, 3, or more")
         if sampler.is_timestep:
-            self.diffusers = _diffusers_scheduler(sampler.solver, schedule)
+            self.diffusers = _timestep_scheduler(sampler.solver, schedule, start_t)
             self.diffusers.set_timesteps(steps)
             self.timesteps = [int(t) for t in self.diffusers.timesteps]
             self.start = Start(*schedule.alpha_sigma(self.timesteps[0]))
         else:
-            self.levels = schedule.sigmas(steps, scheduler)
-            self.start = Start(1.0, first_sigma(sampler.solver, self.levels.tolist(), schedule.sigma_max))
+            self.levels = schedule.sigmas(steps, scheduler, start_t)
+            self.start = Start(1.0, first_sigma(sampler.solver, self.levels.tolist(), self.sigma_max))
 
     def levels_t(self) -> list[float]:
         """The training timestep of each evaluation of a run, in order; of DPM adaptive, those that it is likely to make."""
         if self.sampler.is_timestep:
             return evaluated_timesteps(self.sampler.solver, self.timesteps)
-        ends = self.schedule.sigma_min, self.schedule.sigma_max
+        ends = self.schedule.sigma_min, self.sigma_max
         sigmas = evaluated_sigmas(self.sampler.solver, self.levels.tolist(), ends, eta=ETA)
         return [self.schedule.t(sigma) for sigma in sigmas]
 
@@ -166,9 +187,11 @@ class Solver:
         def denoise(x: torch.Tensor, sigmas: torch.Tensor, **extra: Any) -> torch.Tensor:
             sigma = float(sigmas.flatten()[0])
             t = schedule.t(sigma)
-            if guided.engine is not None:
-                guided.engine.before(x, t, 1.0, sigma)
-            return guided(x, t, SigmaForm(sigma, prediction))
+            if guided.engine is None:
+                return guided(x, t, SigmaForm(sigma, prediction))
+            guided.engine.before(x, t, 1.0, sigma)
+            denoised = guided(x, t, SigmaForm(sigma, prediction), schedule.shrunk)
+            return guided.engine.after_denoised(denoised, t)
 
         function = getattr(sampling, self.sampler.solver)
         takes = inspect.signature(function).parameters
@@ -178,16 +201,16 @@ class Solver:
         if "noise_sampler" in takes:
             arguments["noise_sampler"] = self._noise(x, seeds)
         if "n" in takes:
-            return function(denoise, x, schedule.sigma_min, schedule.sigma_max, self.steps, **arguments)
+            return function(denoise, x, schedule.sigma_min, self.sigma_max, self.steps, **arguments)
         if "sigma_min" in takes:
-            return function(denoise, x, schedule.sigma_min, schedule.sigma_max, **arguments)
+            return function(denoise, x, schedule.sigma_min, self.sigma_max, **arguments)
         return function(denoise, x, self.levels.to(x.device), **arguments)
 
     def _noise(self, x: torch.Tensor, seeds: Sequence[int]) -> Callable[..., torch.Tensor]:
         """Each image's from its own seed: an image must not depend on its batch-mates."""
         if "sde" in self.sampler.solver:
             low = float(self.levels[self.levels > 0].min())
-            return sampling.BrownianTreeNoiseSampler(x, low, self.schedule.sigma_max, seed=[s % 2**63 for s in seeds])
+            return sampling.BrownianTreeNoiseSampler(x, low, self.sigma_max, seed=[s % 2**63 for s in seeds])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = x.shape[1:]
         return lambda *levels: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(x)
@@ -197,14 +220,41 @@ class Solver:
             self.diffusers.engine = guided.engine
         for t in self.timesteps:
             alpha, sigma = self.schedule.alpha_sigma(t)
-            if guided.engine is not None:
+            form = EpsForm(alpha, sigma, guided.model.prediction)
+            if guided.engine is None:
+                eps = guided(x, float(t), form)
+            else:
                 guided.engine.before(x, float(t), alpha, sigma)
-            eps = guided(x, float(t), EpsForm(alpha, sigma, guided.model.prediction))
+                eps = guided(x, float(t), form, self.schedule.shrunk)
+                eps = guided.engine.after_eps(eps, x, float(t), alpha, sigma)
             x = self.diffusers.step(eps, t, x).prev_sample
         return x
 
 
-def _diffusers_scheduler(solver: str, schedule: Schedule) -> Any:
+class LateDDIM:
+    """DDIM without noise of its own (arXiv 2010.02502, eq. 12), in even steps from a timestep in the midst of the schedule.
+
+    diffusers' can't begin there: it counts a step's end from the whole schedule's length.
+    """
+
+    def __init__(self, schedule: Schedule, start_t: float):
+        self.schedule, self.start_t = schedule, start_t
+        self.timesteps: list[int] = []
+        self.prev_sample = torch.empty(0)
+
+    def set_timesteps(self, steps: int) -> None:
+        self.timesteps = [round(self.start_t * (1 - i / steps)) for i in range(steps)]
+
+    def step(self, eps: torch.Tensor, t: int, x: torch.Tensor) -> LateDDIM:
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        next_alpha, next_sigma = self.schedule.alpha_sigma(max((n for n in self.timesteps if n < t), default=0))
+        denoised = x.sub(eps, alpha=sigma).div_(alpha)
+        self.prev_sample = denoised.mul_(next_alpha).add_(eps, alpha=next_sigma)
+        return self
+
+
+def _timestep_scheduler(solver: str, schedule: Schedule, start_t: float | None) -> Any:
+    """`start_t`: the highest timestep; None for the whole schedule."""
     from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
     class PulledUniPC(UniPCMultistepScheduler):  # type: ignore[misc]
@@ -220,6 +270,11 @@ def _diffusers_scheduler(solver: str, schedule: Schedule) -> Any:
 
     betas = 1 - schedule.alphas_cumprod / torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas_cumprod[:-1]])
     known: dict[str, Any] = {"trained_betas": betas.float().numpy(), "prediction_type": "epsilon"}
+    if start_t is not None:
+        if solver == "ddim":
+            return LateDDIM(schedule, start_t)
+        known["trained_betas"] = known["trained_betas"][: round(start_t) + 1]
+        known["num_train_timesteps"] = len(known["trained_betas"])
     if solver == "ddim":
         return DDIMScheduler(**known, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     return PulledUniPC(

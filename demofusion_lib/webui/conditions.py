@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core import Layout, View
+from ..core import Layout, View, shrink
 from ..params import LATENT_PX
 
 SIZE_KEYS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
@@ -30,6 +30,17 @@ def cut(cond: Any, rows: Sequence[int], views: Sequence[View], layout: Layout, s
         plane = layout.pad(cond)
         return torch.stack([plane[row, :, view.rows, view.cols] for row, view in zip(rows, views)])
     return cond[list(rows)]
+
+
+def shrunk_cond(cond: Any, size_lat: tuple[int, int], base_lat: tuple[int, int]) -> Any:
+    """A condition for a latent of `size_lat` that is shrunk to `base_lat`: tensors as large as it are, too."""
+    if isinstance(cond, dict):
+        return {key: shrunk_cond(value, size_lat, base_lat) for key, value in cond.items()}
+    if isinstance(cond, (list, tuple)):
+        return [shrunk_cond(value, size_lat, base_lat) for value in cond]
+    if isinstance(cond, torch.Tensor) and cond.ndim == 4 and tuple(cond.shape[-2:]) == size_lat:
+        return shrink(cond, *base_lat)
+    return cond
 
 
 class CropCorner:

@@ -10,9 +10,9 @@ import torch
 from modules import shared
 from modules.sd_samplers_common import InterruptedException
 
-from ..core import CORRECTED, Layout, PhaseEngine, View
-from .conditions import CropCorner, cut
-from .families import SigmaFamily, TimestepFamily, solver_name
+from ..core import CORRECTED, Evaluation, Layout, Low, PhaseEngine, View, shrink, shrunk_noise
+from .conditions import CropCorner, cut, shrunk_cond
+from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
 from .rescue import in_float32, unet_in_float32
 
 
@@ -20,6 +20,16 @@ def row_owners(cond: Any) -> list[int]:
     """The image that each row of the host's denoiser call belongs to: `AND` prompts image by image, then negatives."""
     prompts = [len(conds) for conds in cond.batch]
     return [image for image, count in enumerate(prompts) for _ in range(count)] + list(range(len(prompts)))
+
+
+def row_shares(cond: Any) -> list[float | None]:
+    """The weight of each row's prompt among its image's, None of a negative prompt. Weights that cancel count alike."""
+    shares: list[float | None] = []
+    for conds in cond.batch:
+        weights = [float(part.weight) for part in conds]
+        total = sum(weights)
+        shares += [weight / total if abs(total) > 1e-6 else 1 / len(weights) for weight in weights]
+    return shares + [None] * len(cond.batch)
 
 
 Padding = Callable[[Sequence[View]], AbstractContextManager[None]]
@@ -46,6 +56,7 @@ class FusedModel(torch.nn.Module):
         corner: CropCorner | None,
         watcher: Watcher,
         padding: Padding,
+        base_lat: tuple[int, int],
     ):
         super().__init__()
         # not as a submodule: moving or saving this object must not move or save the host's model
@@ -55,22 +66,23 @@ class FusedModel(torch.nn.Module):
         self.corner = corner
         self.watcher = watcher
         self.padding = padding
-        self.begin([0])
+        self.base_lat = base_lat
+        self.begin(engine.evaluation([0], [1.0], 0.0))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["base"], name)
 
-    def begin(self, owners: Sequence[int]) -> None:
-        """A new evaluation of the guided denoiser. Its rows come in this order, in one call or in several."""
-        self.__dict__["owners"] = owners
+    def begin(self, evaluation: Evaluation) -> None:
+        """A new evaluation of the guided denoiser. Its rows come in their order, in one call or in several."""
+        self.__dict__["evaluation"] = evaluation
         self.__dict__["row"] = 0
 
-    def _next_owners(self, count: int) -> list[int]:
+    def _next_rows(self, count: int) -> int:
+        """The number of the first of them."""
         first, self.__dict__["row"] = self.row, self.row + count
-        return [self.owners[(first + i) % len(self.owners)] for i in range(count)]
+        return int(first)
 
     def forward(self, x: torch.Tensor, level: torch.Tensor, cond: Any = None, **extra: Any) -> torch.Tensor:
-        t, _, _ = self.family.level(level)
         size_lat = (x.shape[-2], x.shape[-1])
 
         def ask(
@@ -95,8 +107,25 @@ class FusedModel(torch.nn.Module):
                 answer = ask(patches.float(), rows, views, layout, in_float32(cond), level.float(), wide)
             return answer.to(patches.dtype)
 
-        owners, skip = self._next_owners(len(x)), self.family.skip(level)
-        return self.engine.fusion(x, owners, t, skip, predict, rescue=rescue)
+        return self.evaluation(
+            x, self._next_rows(len(x)), self.family.skip(level), predict,
+            rescue=rescue, low=self._low(x, level, cond, extra),
+        )  # fmt: skip
+
+    def _low(self, x: torch.Tensor, level: torch.Tensor, cond: Any, extra: dict[str, Any]) -> Low:
+        """The inner model on the whole latent, shrunk to the base's size, at the noise that shrinking leaves."""
+        size_lat = x.shape[-2], x.shape[-1]
+
+        def low(rows: Sequence[int]) -> torch.Tensor:
+            if shared.state.interrupted or shared.state.skipped:
+                raise InterruptedException
+            small, before, after = self.family.shrunk(level, shrunk_noise(size_lat, self.base_lat))
+            q = shrink(x, *self.base_lat).mul_(before)
+            self.watcher.patches(q)
+            with self.padding([View(slice(None), slice(None))] * len(q)):
+                return self.base(q, small, cond=shrunk_cond(cond, size_lat, self.base_lat), **extra).mul(after)
+
+        return low
 
 
 class InstalledEngine:
@@ -110,6 +139,8 @@ class InstalledEngine:
         corner: CropCorner | None,
         watcher: Watcher,
         padding: Padding,
+        late: Replaced,
+        base_lat: tuple[int, int],
     ):
         self.family = family
         self.engine = engine
@@ -119,9 +150,11 @@ class InstalledEngine:
         self.guided_forward = self.guided.forward
         self.callback_state = sampler.callback_state
         self.replaced: list[tuple[Any, str, Any]] = []
-        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding)
+        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat)
         self.fused = self.guided.model_wrap
         self._replace(self.guided, "forward", self.forward)
+        for name, value in late.items():
+            self._replace(sampler, name, value)
         if solver_name(sampler) in CORRECTED:
             self._replace(sampler, "callback_state", self.after_correction)
 
@@ -142,9 +175,9 @@ class InstalledEngine:
         t, alpha, sigma = self.family.level(level)
         self.engine.before(x, t, alpha, sigma)
         self.watcher.step(self.engine.step)
-        self.fused.begin(row_owners(kwargs["cond"]))
+        self.fused.begin(self.engine.evaluation(row_owners(kwargs["cond"]), row_shares(kwargs["cond"]), t))
         try:
-            return self.guided_forward(x, level, *args, **kwargs)
+            return self.family.hold(self.engine, self.guided_forward(x, level, *args, **kwargs), x, level)
         except InterruptedException:
             self.interrupted = True
             raise

@@ -12,7 +12,35 @@ from typing import Any
 import torch
 from modules import sd_samplers, shared
 
-from ..core import SkipResidual, evaluated_sigmas, evaluated_timesteps, first_sigma
+from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps, first_sigma
+
+
+class Shortened:
+    """The host's inner model as its schedulers see it, with the noise levels from a timestep down."""
+
+    def __init__(self, base: Any, start_t: float):
+        self.base = base
+        first = base.t_to_sigma(torch.tensor(float(start_t), device=base.sigmas.device)).reshape(1).to(base.sigmas)
+        self.sigmas = torch.cat([base.sigmas[base.sigmas < first * (1 - 1e-6)], first])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["base"], name)
+
+    @property
+    def sigma_min(self) -> torch.Tensor:
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> torch.Tensor:
+        return self.sigmas[-1]
+
+    def get_sigmas(self, n: int | None = None) -> torch.Tensor:
+        """The base's own function, of these levels."""
+        return type(self.base).get_sigmas(self, n)
+
+
+Replaced = dict[str, Any]
+"""What is to stand in a sampler, by attribute, while a phase runs that begins late."""
 
 
 class SigmaFamily:
@@ -20,6 +48,58 @@ class SigmaFamily:
 
     def __init__(self, base: Any):
         self.base = base
+
+    def sigmas(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> torch.Tensor:
+        """The schedule of a sampling from timestep `start_t`, None for the whole one, as the host's scheduler makes it."""
+        if start_t is None:
+            return sampler.get_sigmas(p, steps)
+        whole, sampler.model_wrap = sampler.model_wrap, Shortened(self.base, start_t)
+        try:
+            return self._late(lambda n: sampler.get_sigmas(p, n), steps, start_t, float(sampler.model_wrap.sigma_max))
+        finally:
+            sampler.model_wrap = whole
+
+    def _late(self, schedule: Any, steps: int, start_t: float, first: float) -> torch.Tensor:
+        levels = schedule(steps)
+        if float(levels[0]) > first * 1.001:  # a scheduler that has levels of its own
+            return self._end_of(schedule, steps, first)
+        if self._is_spent(levels, start_t / steps):
+            levels = schedule(steps + 1)
+            levels = torch.cat([levels[:-2], levels[-1:]])
+        return levels
+
+    def _end_of(self, schedule: Any, steps: int, first: float) -> torch.Tensor:
+        """The last levels of a schedule so long that `steps` of them lie below `first`, which takes the highest's place."""
+        for n in range(steps, 100 * steps + 1):
+            levels = schedule(n)
+            below = levels[levels < first * 0.999]
+            if len(below) > steps + 1:
+                break
+        ending = below[-1:] if float(below[-1]) == 0 else below.new_zeros(1)
+        return torch.cat([below.new_full((1,), first), below[-steps - 1 : -2], ending])
+
+    def _is_spent(self, levels: torch.Tensor, spacing: float) -> bool:
+        """Whether the last evaluation is at a level where nothing is left to draw."""
+        return self.level(levels[-2:-1].to(self.base.sigmas))[0] < spacing / 2
+
+    def late(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> Replaced:
+        """What makes the sampler begin at `start_t`."""
+        if start_t is None:
+            return {}
+        sigmas = self.sigmas(sampler, p, steps, start_t)
+        return {"model_wrap": Shortened(self.base, start_t), "get_sigmas": lambda p, steps: sigmas}
+
+    def highest(self, start_t: float | None) -> float:
+        return float((self.base if start_t is None else Shortened(self.base, start_t)).sigmas[-1])
+
+    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[torch.Tensor, float, float]:
+        """The level of a latent with `gain` times the noise, what to multiply the latent by, and by what the difference of
+        two answers, for that of two at `level`."""
+        return level * gain, 1.0, 1.0
+
+    def hold(self, engine: PhaseEngine, answer: torch.Tensor, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """The guided answer, held by the residual."""
+        return engine.after_denoised(answer, self.level(level)[0])
 
     def level(self, level: torch.Tensor) -> tuple[float, float, float]:
         """Training timestep, alpha, sigma."""
@@ -34,18 +114,18 @@ class SigmaFamily:
         scalings = self.base.get_scalings(sigma)
         return float(scalings[0]) if len(scalings) == 3 else 1.0
 
-    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float) -> list[float]:
+    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float, start_t: float | None = None) -> list[float]:
         """The training timestep of each evaluation of a sampling, in order; of DPM adaptive, about."""
-        sigmas = sampler.get_sigmas(p, steps).tolist()
-        ends = float(self.base.sigmas[0]), float(self.base.sigmas[-1])
+        sigmas = self.sigmas(sampler, p, steps, start_t).tolist()
+        ends = float(self.base.sigmas[0]), self.highest(start_t)
         levels = evaluated_sigmas(solver_name(sampler), sigmas, ends, eta=eta)
         like = self.base.sigmas
         return [self.level(torch.tensor([sigma], dtype=like.dtype, device=like.device))[0] for sigma in levels]
 
-    def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
+    def start(self, sampler: Any, p: Any, steps: int, residual: Residual, start_t: float | None = None) -> torch.Tensor:
         """What to hand to the host's `sample`, which scales unit noise to the first sigma, to begin at the noised latent."""
-        sigmas = sampler.get_sigmas(p, steps).tolist()
-        sigma = first_sigma(solver_name(sampler), sigmas, float(self.base.sigmas[-1]))
+        sigmas = self.sigmas(sampler, p, steps, start_t).tolist()
+        sigma = first_sigma(solver_name(sampler), sigmas, self.highest(start_t))
         scale = math.sqrt(1 + sigmas[0] ** 2) if shared.opts.sgm_noise_multiplier else sigmas[0]
         return residual.noised(1.0, sigma) / scale
 
@@ -74,18 +154,60 @@ class TimestepFamily:
         v_model = hasattr(self.base, "predict_eps_from_z_and_v")
         return self._alpha_sigma(int(level[0]))[1] if v_model else 0.0
 
-    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float) -> list[float]:
+    def timesteps(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> torch.Tensor:
+        """The host's own, rising, or `steps` of them in even steps up to `start_t`; but for UniPC with the end before."""
+        whole = sampler.get_timesteps(p, steps)
+        if start_t is None:
+            return whole
+        rising = [max(1, round(start_t * (i + 1) / steps)) for i in range(steps)]
+        return torch.tensor(rising if solver_name(sampler) == "unipc" else [1, *rising]).to(whole)
+
+    def late(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> Replaced:
+        if start_t is None:
+            return {}
+        timesteps = self.timesteps(sampler, p, steps, start_t)
+        replaced: Replaced = {"get_timesteps": lambda p, steps: timesteps}
+        if solver_name(sampler) == "unipc":
+            replaced["func"] = ending_with_its_timesteps(sampler.func)
+        return replaced
+
+    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[torch.Tensor, float, float]:
+        """As `SigmaFamily`'s."""
+        _, alpha, sigma = self.level(level)
+        squared = 1 / (1 + (sigma / alpha * gain) ** 2)
+        t = int((self.alphas_cumprod - squared).abs().argmin())
+        _, small_alpha, small_sigma = self.level(torch.tensor([float(t)]))
+        return torch.full_like(level, t), small_alpha / alpha, (small_sigma / small_alpha) / (sigma / alpha)
+
+    def hold(self, engine: PhaseEngine, answer: torch.Tensor, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """As `SigmaFamily`'s."""
+        return engine.after_eps(answer, x, *self.level(level))
+
+    def levels_t(self, sampler: Any, p: Any, steps: int, eta: float, start_t: float | None = None) -> list[float]:
         """As `SigmaFamily`'s. UniPC goes over the whole range in even steps, or nearly, as the host's setting has it."""
-        solver, timesteps = solver_name(sampler), sampler.get_timesteps(p, steps).tolist()
+        solver, timesteps = solver_name(sampler), self.timesteps(sampler, p, steps, start_t).tolist()
         if solver == "unipc":
-            count = len(timesteps)
-            return evaluated_timesteps(solver, [(1 - i / count) * (len(self.alphas_cumprod) - 1) for i in range(count)])
+            count, last = len(timesteps), timesteps[-1] if start_t is not None else len(self.alphas_cumprod) - 1
+            return evaluated_timesteps(solver, [(1 - i / count) * last for i in range(count)])
         return evaluated_timesteps(solver, timesteps[:0:-1])
 
-    def start(self, sampler: Any, p: Any, steps: int, residual: SkipResidual) -> torch.Tensor:
-        last = len(self.alphas_cumprod) - 1
-        t = last if solver_name(sampler) == "unipc" else int(sampler.get_timesteps(p, steps)[-1])
+    def start(self, sampler: Any, p: Any, steps: int, residual: Residual, start_t: float | None = None) -> torch.Tensor:
+        t = int(self.timesteps(sampler, p, steps, start_t)[-1])
+        if solver_name(sampler) == "unipc" and start_t is None:
+            t = len(self.alphas_cumprod) - 1
         return residual.noised(*self._alpha_sigma(t))
+
+
+def ending_with_its_timesteps(solver: Any) -> Any:
+    """The host's UniPC, which looks at where its timesteps end only where it is told that there is a picture already."""
+
+    def late(
+        model: Any, x: Any, timesteps: Any, extra_args: Any = None, callback: Any = None, disable: Any = None
+    ) -> Any:
+        return solver(model, x, timesteps, extra_args, callback, disable, is_img2img=True)
+
+    late.__name__ = solver.__name__
+    return late
 
 
 def solver_name(sampler: Any) -> str:

@@ -24,6 +24,6 @@ def plan_of(p: Any, settings: Params) -> Plan:
     sampler = plain_sampler(p)
     family, eta = family_of(sampler), ancestral_eta(p, sampler)
     return Plan(
-        settings, latent_size(p), p.steps, solver_name(sampler), lambda n: family.levels_t(sampler, asked, n, eta),
+        settings, latent_size(p), p.steps, solver_name(sampler), lambda n, start: family.levels_t(sampler, asked, n, eta, start),
         images=p.batch_size, wrap=wraps(p),
     )  # fmt: skip

@@ -30,8 +30,8 @@ from .checks import SIGMA_OPTIONS, sigma_option
 FOLDER = "demofusion"
 PLACE = f"the folder {FOLDER!r} beside the pictures"
 LAST = "last"
-NEUTRAL = ("enabled", "window_batch", "keep_phases", "vae", "save_phases", "resume")
-"""Settings that leave every latent as it is, but for rounding."""
+NEUTRAL = ("enabled", "window_batch", "keep_phases", "vae", "save_phases", "resume", "preset")
+"""Settings that leave every latent as it is, but for rounding; what a preset sets is compared by itself."""
 OPTIONS = (
     "always_discard_next_to_last_sigma", "batch_cond_uncond", "beta_dist_alpha", "beta_dist_beta", "comma_padding_backtrack",
     "CLIP_stop_at_last_layers", "emphasis", "eta_ancestral", "eta_ddim", "eta_noise_seed_delta", "hypertile_enable_unet",

@@ -113,12 +113,12 @@ class PhaseSampler:
         self.used = [p.sampler]
         self.new_model = back_to_base_model(p)
 
-    def __call__(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+    def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
         self.progress.enter(phase)
         with lent(self.p), self.hypertile.lent():
             self._set_conditions(phase)
-            return self._sample(phase, previous)
+            return self._sample(phase, previous, before)
 
     def _set_conditions(self, phase: Phase) -> None:
         """Prompts encoded for the phase's own number of steps, for its place in the run and the size that SDXL is told."""
@@ -141,8 +141,8 @@ class PhaseSampler:
         p.prompts, p.negative_prompts = ([in_phases(text, p.firstpass_steps) for text in texts] for texts in before)
         return (p.prompts, p.negative_prompts) != before
 
-    def _sample(self, phase: Phase, previous: torch.Tensor) -> torch.Tensor:
-        p, steps = self.p, self.p.steps
+    def _sample(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        p, steps, start_t = self.p, self.p.steps, self.plan.params.start_t
         p.rng = rng.ImageRNG(
             previous.shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
             seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
@@ -154,17 +154,18 @@ class PhaseSampler:
         self._tell_of_others(passed_over)
         family = family_of(sampler)
         engine = self.plan.engine(
-            phase, previous, noise, list(p.seeds),
+            phase, previous, before, noise, list(p.seeds),
             stochastic=sampler_is_stochastic(p, sampler), batch=self.batch, solver=solver_name(sampler),
         )  # fmt: skip
         if p.scripts is not None:
             p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
-        start = family.start(sampler, p, steps, engine.residual)
+        start = family.start(sampler, p, steps, engine.residual, start_t)
         image_conditioning = self._image_conditioning(previous)
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
         watcher = PhaseWatcher(self.progress, self.hypertile, steps, self.progress.in_step(phase, steps) * len(p.seeds))
-        installed = InstalledEngine(sampler, family, engine, corner, watcher, padding)
+        late = family.late(sampler, p, steps, start_t)
+        installed = InstalledEngine(sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat)
         try:
             latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:

@@ -8,21 +8,35 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import InputAccordion
 
-from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError
+from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError, preset_values
+from ..presets import PRESETS
 
 ENABLED = SETTINGS[0]
 ROWS = (
-    ("scale", "plan"),
+    ("scale", "preset"),
+    ("plan", "steps"),
     ("target_width", "target_height"),
-    ("steps", "window_batch"),
     ("a1", "a2", "a3"),
     ("blur", "overlap"),
     ("border", "sdxl_size"),
     ("skip_residual", "dilated", "jitter"),
     ("step_normalised", "keep_phases", "save_phases"),
-    ("vae", "resume"),
+    ("start", "gate"),
+    ("residual", "window_weight"),
+    ("guidance", "guidance_until"),
+    ("vae", "window_batch"),
+    ("resume",),
 )
 """Where the settings stand on the page. Their order among the API's arguments is the table's."""
+
+
+SET_BY_PRESETS = tuple(s.name for s in SETTINGS if any(s.name in values for values in PRESETS.values()))
+
+
+def choose(preset: str) -> list[Any]:
+    """The values that a preset has in the parts that presets set."""
+    values = preset_values(preset)
+    return [gr.update(value=values[name]) for name in SET_BY_PRESETS]
 
 
 def component(setting: Setting) -> Any:
@@ -43,6 +57,9 @@ def accordion() -> list[Any]:
         for names in ROWS:
             with gr.Row():
                 parts.update((name, component(BY_NAME[name])) for name in names)
+    # `input`: chosen by hand. Pasting an infotext sets every part by itself
+    chosen = [parts[name] for name in SET_BY_PRESETS]
+    parts["preset"].input(choose, inputs=[parts["preset"]], outputs=chosen, show_progress="hidden", queue=False)
     return [parts[setting.name] for setting in SETTINGS]
 
 

@@ -36,7 +36,7 @@ def run(images: Sequence[int], solver: str = "sample_euler", *, border: str = "i
     network = network_denoiser(images=len(SEEDS))
     stochastic = solver == "sample_euler_ancestral"
 
-    def denoise_phase(phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+    def denoise_phase(phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         engine = build_engine(
             phase,
             previous,

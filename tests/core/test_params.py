@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from demofusion_lib.core import BORDERS, PLANS, Weights
+from demofusion_lib.core import BORDERS, PLANS, Weights, step_normalised
 from demofusion_lib.params import (
     BY_NAME,
     SETTINGS,
@@ -24,6 +24,7 @@ from demofusion_lib.params import (
     markdown_table,
     quoted,
 )
+from demofusion_lib.presets import PRESETS
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -51,6 +52,13 @@ FROZEN = [
     ("vae", "demofusion_vae", "DemoFusion vae", "auto"),
     ("save_phases", "demofusion_save_phases", "DemoFusion save phases", False),
     ("resume", "demofusion_resume", "DemoFusion resume", ""),
+    ("start", "demofusion_start", "DemoFusion start", 1000),
+    ("residual", "demofusion_residual", "DemoFusion residual", "blend"),
+    ("gate", "demofusion_gate", "DemoFusion gate", 0.0),
+    ("window_weight", "demofusion_window_weight", "DemoFusion window weight", "flat"),
+    ("guidance", "demofusion_guidance", "DemoFusion guidance", "windows"),
+    ("guidance_until", "demofusion_guidance_until", "DemoFusion guidance until", 0),
+    ("preset", "demofusion_preset", "DemoFusion preset", "none"),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN}
 
@@ -78,6 +86,13 @@ OTHER = {
     "vae": "estimated",
     "save_phases": True,
     "resume": "00001-7.safetensors",
+    "start": 601,
+    "residual": "x0",
+    "gate": 0.1,
+    "window_weight": "sin2",
+    "guidance": "low-pass",
+    "guidance_until": 300,
+    "preset": "fine",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -136,7 +151,8 @@ def test_params_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_a_dictionary_of_names_leaves_the_rest_at_its_defaults(name: str) -> None:
-    assert asdict(Params.from_args([{name: OTHER[name]}])) == {**DEFAULTS, name: OTHER[name]}
+    preset = PRESETS[OTHER[name]] if name == "preset" else {}
+    assert asdict(Params.from_args([{name: OTHER[name]}])) == {**DEFAULTS, **preset, name: OTHER[name]}
 
 
 def test_what_follows_a_dictionary_says_nothing() -> None:
@@ -151,7 +167,7 @@ def test_positional_arguments_follow_the_table(count: int) -> None:
 
 
 def test_too_many_positional_arguments_are_refused() -> None:
-    with pytest.raises(SettingsError, match="23 arguments, allowed: at most 22, or one dictionary of names"):
+    with pytest.raises(SettingsError, match="30 arguments, allowed: at most 29, or one dictionary of names"):
         Params.from_args([*OTHER.values(), 1])
 
 
@@ -185,6 +201,13 @@ BAD = {
     "vae": ["Exact", "", None, 0],
     "save_phases": [1, "True", None],
     "resume": ["a\nb", "x" * 1001, "\0", "\ud800", None, 0, ["a"]],
+    "start": [-1, 1001, 600.5, "600", None, True],
+    "residual": ["X0", "", None, 0],
+    "gate": [-0.1, 0.51, None, True, "0.1"],
+    "window_weight": ["sin", None],
+    "guidance": ["low pass", "", None, False],
+    "guidance_until": [-1, 1001, 0.5, None],
+    "preset": ["Fast", "", None, 0, ["fast"]],
 }
 
 
@@ -351,9 +374,55 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
 
 
 def test_all_settings_come_back_together() -> None:
-    params = Params.from_names({**OTHER, "save_phases": False, "resume": ""})
-    assert len(params.to_infotext()) == len(SETTINGS) - 2
+    for preset in PRESETS:
+        params = Params.from_names({**OTHER, "save_phases": False, "resume": "", "preset": preset})
+        told = {
+            s.key for s in SETTINGS if s.told and PRESETS[preset].get(s.name) != OTHER[s.name] and s.name != "preset"
+        }
+        assert set(params.to_infotext()) == told | ({"DemoFusion preset"} if preset != "none" else set())
+        assert through_infotext(params) == params
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "none"])
+def test_a_preset_sets_what_it_says_and_is_told_by_name(preset: str) -> None:
+    params = Params.from_names({"preset": preset})
+    assert asdict(params) == {**DEFAULTS, **PRESETS[preset], "preset": preset}
+    assert params.to_infotext() == {"DemoFusion preset": preset}
     assert through_infotext(params) == params
+    for values in PRESETS.values():
+        for name, value in values.items():
+            assert BY_NAME[name].check(value) == value and type(value) is BY_NAME[name].kind
+
+
+def test_what_is_set_besides_a_preset_counts_before_it() -> None:
+    params = Params.from_names({"preset": "fast", "steps": 7, "overlap": 0.5, "scale": 3.0})
+    assert (params.steps, params.overlap, params.residual) == (7, 0.5, "x0")
+    told = {"DemoFusion preset": "fast", "DemoFusion steps": "7", "DemoFusion overlap": "0.5", "DemoFusion scale": "3"}
+    assert params.to_infotext() == told and through_infotext(params) == params
+    values = [asdict(params)[s.name] for s in SETTINGS]
+    assert Params.from_args(values) == params
+
+
+def test_an_infotext_without_a_preset_is_the_picture_it_was() -> None:
+    """Those of the first releases have none."""
+    assert asdict(Params.from_infotext({"DemoFusion enabled": "True", "DemoFusion scale": "4"})) == {
+        **DEFAULTS, "enabled": True, "scale": 4.0,
+    }  # fmt: skip
+
+
+def test_an_unknown_preset_is_told_with_all_other_mistakes() -> None:
+    with pytest.raises(SettingsError) as error:
+        Params.from_names({"preset": "quick", "scale": 9})
+    assert "preset is 'quick', allowed: none, paper, fine, fast, draft" in str(error.value) and "scale is 9" in str(
+        error.value
+    )
+
+
+def test_the_paper_preset_is_the_authors() -> None:
+    """At their 50 steps, whose spacing the residual is normalised for."""
+    params = Params.from_names({"preset": "paper"})
+    assert (params.border, params.plan, params.weights) == ("paper", "every", Weights(3, 1, 1))
+    assert step_normalised(0.3, 1000 / 50) == pytest.approx(0.3, abs=1e-15)
 
 
 def test_short_numbers_stay_short_in_the_infotext() -> None:

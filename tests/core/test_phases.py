@@ -188,17 +188,18 @@ def test_each_phase_starts_from_the_last_one_and_ends_with_phase_1s_statistics()
     phases = plan_phases((9, 7), (36, 28), "every")
     given = []
 
-    def denoise(phase: Phase, previous: torch.Tensor) -> torch.Tensor:
-        given.append(previous)
+    def denoise(phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        given.append((previous, before))
         return previous.square() + phase.number
 
     done = list(climb(base, phases, denoise))
     assert [phase for phase, _ in done] == phases
-    for before, previous, (phase, latent) in zip([base] + [latent for _, latent in done], given, done):
+    for expected, (previous, before), (phase, latent) in zip([base] + [latent for _, latent in done], given, done):
+        assert before is expected
         assert torch.equal(previous, upsample(before, phase.height_lat, phase.width_lat))
         for ours, anchor in zip(statistics(latent), statistics(base)):
             assert torch.allclose(ours, anchor, atol=1e-4)
-        raw = denoise(phase, previous)
+        raw = denoise(phase, previous, before)
         shape = (raw - raw.mean((1, 2, 3), keepdim=True)).flatten(1)
         assert torch.cosine_similarity(shape, (latent - latent.mean((1, 2, 3), keepdim=True)).flatten(1)).min() > 0.9999
 
@@ -206,7 +207,7 @@ def test_each_phase_starts_from_the_last_one_and_ends_with_phase_1s_statistics()
 def test_phases_are_delivered_one_by_one() -> None:
     """A fault in a late phase must not take the earlier ones with it."""
 
-    def denoise(phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+    def denoise(phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         if phase.number == 3:
             raise MemoryError
         return previous

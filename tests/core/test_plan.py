@@ -13,8 +13,10 @@ from demofusion_lib.plan import Plan
 from .support import SCHEDULE, draws
 
 
-def levels(steps: int) -> list[float]:
-    """Of Euler at uniform timesteps, the last of which is 0."""
+def levels(steps: int, start: float | None = None) -> list[float]:
+    """Of Euler at uniform timesteps, the last of which is 0; from a start, without that one."""
+    if start is not None:
+        return [start * (1 - i / steps) for i in range(steps)]
     sigmas = SCHEDULE.sigmas(steps).tolist()
     return [SCHEDULE.t(sigma) for sigma in evaluated_sigmas("sample_euler", sigmas, SCHEDULE.ends)]
 
@@ -49,6 +51,24 @@ def test_a_phase_can_have_steps_of_its_own() -> None:
     params = Params.from_names({"enabled": True, "scale": 2, "steps": 5})
     made = Plan(params, (64, 64), 50, "sample_euler", levels)
     assert (made.base_evaluations, made.evaluations(made.phases[0])) == (100, 2 * (5 * 9 + 4 * 4))
+
+
+@pytest.mark.parametrize(
+    ("preset", "rows"),
+    [
+        ("none", [512, 1854, 4422, 34874]), ("paper", [512, 1854, 4422, 34874]),
+        ("fine", [9 * 8, 25 * 8, 34 * 8, 155 * 8]),  # 9, 16, 25 and 121 windows, 3 steps of 5 guided
+        ("fast", [9 * 5, 25 * 5, 34 * 5, 155 * 5]),  # 2 of 3
+        ("draft", [9 * 2 + 4, 25 * 2 + 8, 34 * 2 + 8, 155 * 2 + 12]),  # two rows of the base's size beside each step
+    ],
+)  # fmt: skip
+def test_rows_of_the_presets(preset: str, rows: list[int]) -> None:
+    """At 2, 3, 4 and 8 times the base of 20 steps, its own 40 left out."""
+    counted = []
+    for scale in (2, 3, 4, 8):
+        made = plan(steps=20, scale=scale, preset=preset)
+        counted.append(made.total_evaluations - made.base_evaluations)
+    assert counted == rows
 
 
 @pytest.mark.parametrize(
@@ -89,7 +109,7 @@ def test_the_engine_is_the_settings() -> None:
     made = plan((16, 16), scale=2, a1=2, blur=0.5, overlap=0.25, jitter=False, window_batch=5, skip_residual=True)
     phase = made.phases[0]
     previous, noise = draws(1, 1, 4, 32, 32), draws(2, 1, 4, 32, 32)
-    engine = made.engine(phase, previous, noise, [7], stochastic=True)
+    engine = made.engine(phase, previous, draws(3, 1, 4, 16, 16), noise, [7], stochastic=True)
     assert engine.residual.previous is previous and engine.residual.noise is noise
     assert engine.residual.stochastic and engine.residual.normalise
     assert engine.fusion.weights.a1 == 2 and engine.fusion.blur == 0.5

@@ -201,7 +201,7 @@ def test_phase_1_reproduces_the_recorded_denoiser(path: Path) -> None:
 def test_every_phase_reaches_the_recorded_latents(path: Path, denoise_phase: Callable[..., torch.Tensor]) -> None:
     recording = Recording(path)
     reached = climb(
-        recording.latents(1), recording.phases(), lambda phase, previous: denoise_phase(recording, phase, previous)
+        recording.latents(1), recording.phases(), lambda phase, previous, _: denoise_phase(recording, phase, previous)
     )
     errors = {phase.number: relative_error(latent, recording.latents(phase.number)) for phase, latent in reached}
     assert list(errors) == list(range(2, recording.meta["scale"] + 1))

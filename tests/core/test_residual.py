@@ -10,7 +10,18 @@ import pytest
 import torch
 from k_diffusion import sampling
 
-from demofusion_lib.core import PhaseEngine, SkipResidual, Weights, step_normalised
+from demofusion_lib.core import (
+    PhaseEngine,
+    PhaseFusion,
+    SkipResidual,
+    Weights,
+    WindowGrid,
+    X0Residual,
+    shrink,
+    step_normalised,
+    step_starts,
+    upsample,
+)
 
 from .support import SCHEDULE, PhaseModel, build_engine, draws, gaussian_denoiser, one_phase
 
@@ -330,3 +341,53 @@ def test_a_stochastic_sampler_holds_on_to_the_phase_before_as_the_blend_does(sol
 def test_a_stochastic_samplers_strength_does_not_depend_on_the_number_of_steps() -> None:
     shares = [stochastic_run("sample_euler_ancestral", steps).shares[-1] for steps in (10, 20, 40)]
     assert shares == pytest.approx([shares[1]] * 3, abs=0.03)
+
+
+def x0_residual(before: torch.Tensor, a1: float = 1.0, **options: bool) -> X0Residual:
+    previous = upsample(before, before.shape[-2] * 2, before.shape[-1] * 2)
+    return X0Residual(previous, torch.zeros_like(previous), before, Weights(a1), **options)
+
+
+@pytest.mark.parametrize("t", [900.0, 500.0, 100.0])
+def test_a_prediction_is_held_in_what_the_phase_before_shows(t: float) -> None:
+    """By the residual's weight there; what has no part in a block's mean is left alone."""
+    before, weight = torch.full((2, 4, 6, 5), 2.0), Weights(1.0).c1(t)
+    fine = torch.tensor([1.0, -1.0]).repeat(6)[:, None] * torch.ones(2, 4, 12, 10)
+    held = x0_residual(before).corrected(fine + 5.0, t)
+    assert torch.allclose(held, fine + 5 + weight * (2 - 5), atol=1e-6)
+    assert torch.allclose(shrink(held, 6, 5), torch.full_like(before, 5 - 3 * weight), atol=1e-6)
+
+
+def test_a_prediction_that_shows_what_the_phase_before_does_is_left_as_it_is() -> None:
+    denoised = draws(4, 1, 4, 12, 10)
+    assert torch.allclose(x0_residual(shrink(denoised, 6, 5)).corrected(denoised, 700.0), denoised, atol=1e-6)
+    nothing = x0_residual(draws(5, 1, 4, 6, 5), a1=math.inf)
+    assert nothing.corrected(denoised, 700.0) is denoised
+
+
+def test_the_sampler_keeps_its_x() -> None:
+    x = draws(6, 1, 4, 12, 10)
+    pull = x0_residual(draws(5, 1, 4, 6, 5))
+    pull.pull_(x, 900.0, 1.0, 5.0)
+    pull.pull_again_(x, 1.0, 5.0)
+    assert torch.equal(x, draws(6, 1, 4, 12, 10))
+    assert torch.allclose(pull.noised(0.5, 2.0), pull.previous * 0.5)
+
+
+def test_a_seamless_picture_is_held_around_its_edges() -> None:
+    before, denoised = draws(5, 1, 4, 6, 5), draws(4, 1, 4, 12, 10)
+    pull, turn = x0_residual(before, wrap=True), (2, 4)
+    turned = x0_residual(before.roll(turn, (2, 3)), wrap=True)
+    held = pull.corrected(denoised, 700.0).roll((4, 8), (2, 3))
+    assert torch.allclose(turned.corrected(denoised.roll((4, 8), (2, 3)), 700.0), held, atol=1e-5)
+
+
+def test_a_prediction_of_the_noise_is_held_alike() -> None:
+    before, x, eps, (alpha, sigma) = draws(5, 1, 4, 6, 5), draws(1, 1, 4, 12, 10), draws(2, 1, 4, 12, 10), (0.6, 0.8)
+    phase = one_phase((6, 5), 2)
+    fusion = PhaseFusion(phase, WindowGrid(12, 10, (6, 5)), Weights())
+    engine = PhaseEngine(x0_residual(before), fusion, step_starts("ddim", 4), lambda step: [])
+    held = engine.after_denoised((x - sigma * eps) / alpha, 700.0)
+    assert torch.allclose((x - sigma * engine.after_eps(eps, x, 700.0, alpha, sigma)) / alpha, held, atol=1e-5)
+    paper = PhaseEngine(residual(), fusion, step_starts("ddim", 4), lambda step: [])
+    assert paper.after_eps(eps, x, 700.0, alpha, sigma) is eps

@@ -315,7 +315,7 @@ def test_a_climb_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """From every phase, by way of the file. A phase's own statistics are phase 1's but for rounding: they would not do."""
     base, phases = draws(1, 2, 4, 9, 7).mul(2).add(1), plan_phases((9, 7), (36, 28), "every")
 
-    def denoise(phase: Phase, previous: torch.Tensor) -> torch.Tensor:
+    def denoise(phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return previous.square() + phase.number
 
     undisturbed = list(climb(base, phases, denoise))

@@ -90,3 +90,23 @@ def test_what_is_drawn_early_does_not_reach_the_end() -> None:
     for start, bound in ((741, 0.01), (661, 0.10)):
         assert math.prod(1 - Weights().c1(t) for t in times if t < start) < bound
     assert math.prod(1 - Weights().c1(t) for t in times if t < 601) > 0.10
+
+
+def test_a_path_below_the_gate_is_left_out() -> None:
+    gated, plain = Weights(gate=0.1), Weights()
+    shares = [(plain.c2(t), gated.c2(t)) for t in range(0, 1001, 5)]
+    assert {got for share, got in shares if share < 0.1} == {0.0}
+    assert {got for share, got in shares if share > 0.9} == {1.0}
+    assert all(got == share for share, got in shares if 0.1 <= share <= 0.9)
+
+
+@pytest.mark.parametrize("a1", [0.3, 1.0, 3.0, 10.0])
+def test_a_phase_starts_where_the_residual_lets_go(a1: float) -> None:
+    weights = Weights(a1)
+    assert weights.c1(weights.start) == pytest.approx(0.65)
+
+
+def test_starts_at_the_ends() -> None:
+    """600 with the decay that the x0 residual is used with; everything where nothing holds, nothing where all is held."""
+    assert Weights(1).start == pytest.approx(597, abs=0.5)
+    assert Weights(math.inf).start == 1000 and Weights(0).start == 0

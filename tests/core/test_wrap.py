@@ -365,7 +365,7 @@ def climbed(base: torch.Tensor, noises: dict[int, torch.Tensor], wrap: bool) -> 
     """Three phases of eight Euler steps: the last latent."""
     window = (base.shape[-2], base.shape[-1])
 
-    def denoise_phase(phase, previous: torch.Tensor) -> torch.Tensor:
+    def denoise_phase(phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         engine = build_engine(phase, previous, noises[phase.number], window_lat=window, steps=8, wrap=wrap)
         model = PhaseModel(engine, lambda patches, sigma, rows: 0.6 * torch.tanh(patches) / (1 + 0.1 * sigma))
         sigmas = SCHEDULE.sigmas(8).float()

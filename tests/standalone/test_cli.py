@@ -112,8 +112,8 @@ def fails_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], 
     def arrange(number: int, error: BaseException) -> None:
         real = Drawing._phase
 
-        def phase(self: Drawing, wanted: object, previous: torch.Tensor) -> torch.Tensor:
-            result = real(self, wanted, previous)  # type: ignore[arg-type]
+        def phase(self: Drawing, wanted: object, previous: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            result = real(self, wanted, previous, *rest)  # type: ignore[arg-type]
             if wanted.number == number:  # type: ignore[attr-defined]
                 raise error
             return result

@@ -85,7 +85,7 @@ def test_a_target_of_another_shape_climbs_from_the_middle(
 ) -> None:
     given: list[torch.Tensor] = []
 
-    def phase(self: Drawing, wanted: object, previous: torch.Tensor) -> torch.Tensor:
+    def phase(self: Drawing, wanted: object, previous: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         given.append(previous)
         self.evaluations = 0
         return previous

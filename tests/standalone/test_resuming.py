@@ -89,8 +89,8 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Callable[..., contextlib.AbstractCo
     def within(number: int, error: BaseException) -> Iterator[None]:
         real = Drawing._phase
 
-        def phase(self: Drawing, wanted: Any, previous: torch.Tensor) -> torch.Tensor:
-            result = real(self, wanted, previous)
+        def phase(self: Drawing, wanted: Any, previous: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            result = real(self, wanted, previous, *rest)
             if wanted.number == number:
                 raise error
             return result
@@ -388,8 +388,8 @@ def test_a_phase_of_nan_takes_no_good_ones_place(
 ) -> None:
     real = Drawing._phase
 
-    def phase(self: Drawing, wanted: Any, previous: torch.Tensor) -> torch.Tensor:
-        return real(self, wanted, previous) * (torch.nan if wanted.number == 3 else 1)
+    def phase(self: Drawing, wanted: Any, previous: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return real(self, wanted, previous, *rest) * (torch.nan if wanted.number == 3 else 1)
 
     with monkeypatch.context() as patched:
         patched.setattr(Drawing, "_phase", phase)

@@ -65,9 +65,9 @@ def draw(order):
         note(f"decoded {8 * latent.shape[-1]}")
         return images
 
-    def drawing(self, wanted, previous):
+    def drawing(self, wanted, previous, before):
         note(f"phase {wanted.number}")
-        return phase(self, wanted, previous)
+        return phase(self, wanted, previous, before)
 
     def saving(path, saved):
         write(path, saved)

@@ -88,6 +88,40 @@ def test_every_setting_reaches_the_phases(host, setting):
     assert_close(latent, drawn_by_hand(host, settings))
 
 
+FEW_STEPS = {
+    "scale": 2, "start": 601, "residual": "x0", "a1": 1.0, "dilated": False, "window_weight": "sin2", "overlap": 0.25, "steps": 3,
+    "guidance": "low-pass", "guidance_until": 300,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sampler", "parameterization"), CASES)
+def test_few_steps_from_a_late_start_equal_those_of_the_core(host, sampler, parameterization):
+    host.install(parameterization=parameterization)
+    fields = {**FIELDS, "sampler_name": sampler}
+    outcome = host.txt2img(FEW_STEPS, **fields)
+    solver = {"eta": 1.0} if sampler == "Euler a" else {}
+    assert_close(torch.cat(outcome.latents), drawn_by_hand(host, FEW_STEPS, solver, **fields))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"start": 700}, {"start": 0}, {"residual": "x0"}, {"residual": "x0", "start": 0}, {"gate": 0.3}, {"window_weight": "sin2"},
+        {"window_weight": "gaussian", "overlap": 0.1}, {"guidance": "low-pass"}, {"guidance_until": 400},
+        {"guidance": "low-pass", "guidance_until": 400, "scale": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_of_few_steps_reaches_the_phases(host, setting, sampler):
+    settings = {"scale": 2, "a1": 1.0, **setting}
+    latent = host.txt2img(settings, sampler_name=sampler).latents[-1]
+    default = host.txt2img({"scale": settings["scale"], "a1": 1.0}, sampler_name=sampler).latents[-1]
+    assert float((latent - default).abs().max()) > 1e-3
+    started = {**settings, "start": round(host.params.Params.from_names(settings).start_t or 1000)}
+    assert_close(latent, drawn_by_hand(host, started, sampler_name=sampler))
+
+
 @pytest.mark.parametrize(("sampler", "first"), [("Euler", 4518.6), ("DDIM", 751)])
 def test_zero_terminal_snr(host, sampler, first):
     """There sigma begins at 4500: the phases begin at nothing but noise, as the base does."""

@@ -9,7 +9,8 @@ CHANGED = {
     "enabled": True, "scale": 2.5, "target_width": 256, "target_height": 192, "plan": "doubling", "steps": 7, "a1": 2.0,
     "a2": 1.5, "a3": 0.5, "step_normalised": False, "blur": 0.4, "overlap": 0.25, "jitter": False, "border": "paper",
     "window_batch": 8, "sdxl_size": "phase", "keep_phases": True, "skip_residual": False, "dilated": False,
-    "vae": "host", "save_phases": False, "resume": "",
+    "vae": "host", "save_phases": False, "resume": "", "start": 601, "residual": "x0", "gate": 0.1, "window_weight": "gaussian",
+    "guidance": "low-pass", "guidance_until": 300, "preset": "fine",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from k_diffusion import sampling
 from k_diffusion.external import CompVisDenoiser, CompVisVDenoiser
 from modules import sd_samplers_lcm, sd_samplers_timesteps_impl
@@ -19,6 +20,7 @@ from modules.sd_samplers_common import TorchHijack
 from demofusion_lib.core import (
     PhaseEngine,
     PhaseFusion,
+    Residual,
     SkipResidual,
     WindowGrid,
     centre_crop,
@@ -45,6 +47,10 @@ class Sigmas:
         size = math.sqrt(1 + sigma**2)
         return (1 / size, 1 / size**2, -sigma / size) if self.v else (1 / size, 1.0, -sigma)
 
+    def shrunk(self, t: float, alpha: float, sigma: float, by: float) -> tuple[float, float, float]:
+        """The level of a latent whose noise is a `by`th."""
+        return self.level(torch.tensor([sigma / by]))
+
 
 class Consistency(Sigmas):
     def __init__(self, model: Any):
@@ -69,11 +75,19 @@ class Timesteps:
         whole = float(self.model.alphas_cumprod[int(t)])
         return (1.0, math.sqrt(1 - whole), math.sqrt(whole)) if self.model.parameterization == "v" else (1.0, 0.0, 1.0)
 
+    def shrunk(self, t: float, alpha: float, sigma: float, by: float) -> tuple[float, float, float]:
+        sigmas = ((1 - self.model.alphas_cumprod) / self.model.alphas_cumprod).sqrt()
+        return self.level((sigmas - sigma / alpha / by).abs().argmin()[None].float())
+
 
 class Guided:
     """The fused denoiser with guidance, as a solver calls it."""
 
-    def __init__(self, family: Any, model: Any, engine: PhaseEngine, texts: list[tuple[str, str]], wrap: bool):
+    def __init__(
+        self, family: Any, model: Any, engine: PhaseEngine, texts: list[tuple[str, str]], wrap: bool,
+        params: Any, before: torch.Tensor, base_lat: tuple[int, int],
+    ):  # fmt: skip
+        self.params, self.before, self.base_lat = params, before, base_lat
         self.family = family
         self.wrap = wrap
         self.model = model
@@ -91,11 +105,41 @@ class Guided:
             self.model.convolution.padding_mode = "circular" if around else "zeros"
             return self.model.network(patches * into, torch.full((len(rows),), t), self.texts[list(rows)])
 
-        rows = torch.cat([x, x])
-        raw = self.engine.fusion(rows, [*range(len(x)), *range(len(x))], t, 0.0, predict)
-        cond, uncond = (skip * rows + out * raw).chunk(2)
-        answer = uncond + CFG * (cond - uncond)
-        return answer
+        images, guided = range(len(x)), t >= self.params.guidance_until
+        if self.params.guidance == "windows" and guided:
+            rows = torch.cat([x, x])
+            raw = self.engine.fusion(rows, [*images, *images], t, 0.0, predict)
+            cond, uncond = (skip * rows + out * raw).chunk(2)
+            answer = uncond + CFG * (cond - uncond)
+        else:
+            answer = skip * x + out * self.engine.fusion(x, images, t, 0.0, predict)
+        answer = self.denoised(x, answer, alpha, sigma)
+        if self.params.guidance == "low-pass" and guided:
+            answer = answer + (CFG - 1) * bicubic(self.low_difference(x, t, alpha, sigma), x)
+        if self.params.residual == "x0" and self.params.skip_residual:
+            weight = ((1 + math.cos(math.pi * (1 - t / 1000))) / 2) ** self.params.a1
+            missing = self.before - F.adaptive_avg_pool2d(answer, self.before.shape[-2:])
+            answer = answer + weight * bicubic(missing, x)
+        return answer if alpha == 1 else (x - alpha * answer) / sigma
+
+    def denoised(self, x: torch.Tensor, answer: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+        return answer if alpha == 1 else (x - sigma * answer) / alpha
+
+    def low_difference(self, x: torch.Tensor, t: float, alpha: float, sigma: float) -> torch.Tensor:
+        """Of prompt and negative prompt, at the base's size; for whole multiples of it."""
+        by = x.shape[-1] / self.base_lat[1]
+        assert by == x.shape[-2] / self.base_lat[0] == int(by)
+        small = self.family.shrunk(t, alpha, sigma, by)
+        q = F.avg_pool2d(x, int(by)).repeat(2, 1, 1, 1) / alpha * small[1]
+        into, skip, out = self.family.scalings(*small)
+        self.model.convolution.padding_mode = "circular" if self.wrap else "zeros"
+        answer = skip * q + out * self.model.network(q * into, torch.full((len(q),), small[0]), self.texts)
+        cond, uncond = self.denoised(q, answer, *small[1:]).chunk(2)
+        return cond - uncond
+
+
+def bicubic(latent: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(latent, size=like.shape[-2:], mode="bicubic")
 
 
 def solver_of(name: str) -> Any:
@@ -128,7 +172,7 @@ def draw(
     base_lat, phases = params.phases(window)
     base = centre_crop(base, *base_lat)
 
-    def denoise(phase, previous):
+    def denoise(phase, previous, before):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         def fresh():
@@ -136,26 +180,32 @@ def draw(
 
         noise = fresh()
         family = family_of(solver, model)
-        residual = SkipResidual(
+        residual = Residual(previous, noise) if params.residual == "x0" else SkipResidual(
             previous, noise, params.weights,
             normalise=params.step_normalised, stochastic=is_stochastic(solver, eta=settings.get("eta", 0.0), churn=settings.get("s_churn", 0.0)),
         )  # fmt: skip
         grid = WindowGrid(phase.height_lat, phase.width_lat, window, params.overlap, params.jitter, params.border, wrap)
-        fusion = PhaseFusion(phase, grid, params.weights, blur=params.blur, batch=64, wrap=wrap)
+        fusion = PhaseFusion(
+            phase, grid, params.weights, blur=params.blur, batch=64, wrap=wrap, window_weight=params.window_weight
+        )
         engine = PhaseEngine(
             residual, fusion, step_starts(solver, steps),
             lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
         )  # fmt: skip
-        guided = Guided(family, model, engine, texts, wrap)
+        guided = Guided(family, model, engine, texts, wrap, params, before, base_lat)
         sampling.torch = TorchHijack(SimpleNamespace(rng=SimpleNamespace(next=fresh)))
-        return solve(guided, family, residual, solver, steps, settings)
+        return solve(guided, family, residual, solver, steps, settings, params.start)
 
     with torch.no_grad():
         return [latent for _, latent in climb(base, phases, denoise, wrap=wrap)]
 
 
-def solve(guided: Guided, family: Any, residual: SkipResidual, solver: str, steps: int, settings: Any) -> torch.Tensor:
+def solve(
+    guided: Guided, family: Any, residual: Residual, solver: str, steps: int, settings: Any, start: int
+) -> torch.Tensor:
     function = solver_of(solver)
+    if start < 1000:
+        return solve_late(guided, family, residual, solver, steps, settings, start)
     if isinstance(family, Timesteps):
         timesteps = (torch.arange(0, 1000, 1000 // steps) + 1).clamp(max=999)
         first = 999 if solver == "unipc" else int(timesteps[-1])
@@ -163,4 +213,24 @@ def solve(guided: Guided, family: Any, residual: SkipResidual, solver: str, step
         correct = (lambda info: guided.engine.corrected(info["x"])) if solver == "unipc" else None
         return function(guided, residual.noised(alpha, sigma), timesteps, callback=correct, **settings)
     sigmas = family.schedule.get_sigmas(steps)
+    return function(guided, residual.noised(1.0, float(sigmas[0])), sigmas, disable=True, **settings)
+
+
+def solve_late(
+    guided: Guided, family: Any, residual: Residual, solver: str, steps: int, settings: Any, start: int
+) -> torch.Tensor:
+    """In even steps of the timestep from `start` down."""
+    function, even = solver_of(solver), [start * (1 - i / steps) for i in range(steps)]
+    if isinstance(family, Timesteps):
+        timesteps = torch.tensor([1, *(round(t) for t in reversed(even))])
+        _, alpha, sigma = family.level(timesteps[-1:])
+        if solver == "unipc":
+            settings = {**settings, "is_img2img": True}
+            timesteps = timesteps[1:]
+        correct = (lambda info: guided.engine.corrected(info["x"])) if solver == "unipc" else None
+        return function(guided, residual.noised(alpha, sigma), timesteps, callback=correct, **settings)
+    if isinstance(family, Consistency):  # evenly over the fifty timesteps that it knows, the lowest of them left out
+        nearest = float(family.schedule.sigma_to_t(family.schedule.t_to_sigma(torch.tensor(float(start)))))
+        even = torch.linspace(nearest, 19, steps + 1).tolist()[:-1]
+    sigmas = torch.tensor([*(float(family.schedule.t_to_sigma(torch.tensor(t))) for t in even), 0.0])
     return function(guided, residual.noised(1.0, float(sigmas[0])), sigmas, disable=True, **settings)

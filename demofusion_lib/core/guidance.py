@@ -1,0 +1,131 @@
+"""Classifier-free guidance of a phase: where it is worth the negative prompt's rows, and what stands in for them.
+
+Hosts guide by `D(negative) + g * (D(prompt) - D(negative))`. A negative row that answers what the prompt's does leaves the
+prompt alone; one that answers `D(prompt) - up(d)` guides by `d`, a difference reckoned at the base's size, whatever the
+host makes of the two rows afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .fusion import PhaseFusion, Predict
+from .phases import upsample
+
+GUIDANCES = ("windows", "low-pass")
+
+Low = Callable[[Sequence[int]], torch.Tensor]
+"""`low(rows)`: the model's answers to rows of a call, shrunk to the base's size, in the form that their upsampled
+difference has in the answers to the call."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the phases are guided.
+
+    kind: `windows`: every window is asked with the negative prompt too. `low-pass`: one pass at the base's size is.
+    until: timestep below which the prompt is asked alone.
+
+    Raises ValueError for an unknown kind.
+    """
+
+    kind: str = "windows"
+    until: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in GUIDANCES:
+            raise ValueError(f"guidance is {self.kind!r}, allowed: {', '.join(GUIDANCES)}")
+
+    def in_windows(self, t: float) -> bool:
+        return self.kind == "windows" and t >= self.until
+
+    def low_pass(self, t: float) -> bool:
+        return self.kind == "low-pass" and t >= self.until
+
+    def rows(self, patches: int, passes: int, t: float) -> int:
+        """That an image takes in an evaluation at `t`: `patches` of it are asked for, `passes` times where all are guided."""
+        if passes < 2 or self.in_windows(t):
+            return passes * patches
+        return (passes - 1) * patches + (passes if self.low_pass(t) else 0)
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of the guided denoiser, whose rows come in one call or in several, prompts before negatives.
+
+    owners: the image of each row. shares: the weight of each row's prompt among its image's, which sum up to 1; None of
+    a negative prompt.
+    """
+
+    fusion: PhaseFusion
+    guidance: Guidance
+    owners: Sequence[int]
+    shares: Sequence[float | None]
+    t: float
+    wrap: bool = False
+    prompts: dict[int, torch.Tensor] = field(default_factory=dict)
+    """By image: what its prompts answered, weighed."""
+    low: dict[int, torch.Tensor] = field(default_factory=dict)
+    """The same at the base's size."""
+
+    def __call__(
+        self, x: torch.Tensor, first: int, skip: float, predict: Predict, *, rescue: Predict | None = None, low: Low
+    ) -> torch.Tensor:
+        """The answer to rows `first` and following; what else is as in `PhaseFusion`, but `low`."""
+        rows = [(first + i) % len(self.owners) for i in range(len(x))]
+        owners, shares = [self.owners[row] for row in rows], [self.shares[row] for row in rows]
+        if self.guidance.in_windows(self.t) or None not in self.shares:
+            return self.fusion(x, owners, self.t, skip, predict, rescue=rescue)
+        known = {*self.prompts, *(owner for owner, share in zip(owners, shares) if share is not None)}
+        asked = [i for i, share in enumerate(shares) if share is not None or owners[i] not in known]
+        answer = self._asked(x, asked, owners, skip, predict, rescue)
+        self._gather(self.prompts, answer, owners, shares)
+        others = [i for i in range(len(x)) if i not in asked]
+        for i in others:
+            answer[i] = self.prompts[owners[i]]
+        if self.guidance.low_pass(self.t):
+            self._guide_(answer, others, owners, shares, low(range(len(x))))
+        return answer
+
+    def _asked(
+        self, x: torch.Tensor, asked: Sequence[int], owners: Sequence[int], skip: float,
+        predict: Predict, rescue: Predict | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The fused answers to some rows; the others are left to be filled in."""
+
+        def of_call(ask: Predict) -> Predict:
+            return lambda patches, rows, views, layout: ask(patches, [asked[row] for row in rows], views, layout)
+
+        answer = torch.empty_like(x)
+        if asked:
+            part = x if len(asked) == len(x) else x[list(asked)]
+            owned = [owners[i] for i in asked]
+            fused = self.fusion(
+                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue) if rescue else None
+            )  # fmt: skip
+            if len(asked) == len(x):
+                return fused
+            for i, one in zip(asked, fused):
+                answer[i] = one
+        return answer
+
+    @staticmethod
+    def _gather(
+        kept: dict[int, torch.Tensor], answers: torch.Tensor, owners: Sequence[int], shares: Sequence[float | None]
+    ) -> None:
+        for answer, owner, share in zip(answers, owners, shares):
+            if share is not None:
+                kept[owner] = kept[owner].add(answer, alpha=share) if owner in kept else answer.mul(share)
+
+    def _guide_(
+        self, answer: torch.Tensor, others: Sequence[int], owners: Sequence[int], shares: Sequence[float | None],
+        low: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Takes from each negative row the difference that guides, so that the host finds it there."""
+        self._gather(self.low, low, owners, shares)
+        for i in others:
+            difference = (self.low[owners[i]] - low[i])[None]
+            answer[i].sub_(upsample(difference, answer.shape[-2], answer.shape[-1], wrap=self.wrap)[0].to(answer))
