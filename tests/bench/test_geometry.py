@@ -65,6 +65,13 @@ def test_an_object_hides_some_of_the_horizon() -> None:
     assert np.nanmean(whole.horizon_rows) == pytest.approx(320, abs=0.5)
 
 
+def test_a_speck_hides_what_its_halo_covers() -> None:
+    picture = render(scene(), 2)
+    picture[:, 319:322, 399:402] = torch.tensor(COLOURS["blue"])[:, None, None]
+    hidden = np.isnan(Geometry(picture).horizon_rows)
+    assert hidden[388:413].all() and not hidden[380] and not hidden[420]
+
+
 def test_without_a_horizon_there_is_no_figure() -> None:
     assert Geometry(torch.full((3, SIZE, SIZE), SKY)).horizon() is None
     assert Geometry(render(scene(horizon=400.0), 2)).horizon() is None
@@ -100,8 +107,9 @@ def test_grain_of_the_sky(levels: float) -> None:
     noise = torch.randn(1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * levels * LEVEL
     picture = render(scene(), 2) + noise
     assert Geometry(picture).grain() == pytest.approx(levels, rel=0.02)
-    shaded = picture + torch.linspace(0, 20 * LEVEL, SIZE)[None, :, None]
-    assert Geometry(shaded).grain() == pytest.approx(levels, rel=0.02)
+    sky = torch.linspace(0, 20 * LEVEL, SIZE)[None, :, None]
+    assert Geometry(render(scene(), 2) + sky).grain() == pytest.approx(0, abs=0.03)
+    assert Geometry(picture + sky).grain() == pytest.approx(levels, rel=0.02)
 
 
 def test_weave_and_edges_are_no_grain() -> None:

@@ -137,8 +137,9 @@ def test_what_is_no_seam_either() -> None:
     picture, lines = scenery(2, HORIZON), lines_of(grid(2, 0.5))
     elsewhere = seamed(picture, 170, 8, upright=True)
     assert seams(elsewhere, lines) < 1.05
-    on_object = render(Scene("blue", "square", (256, 256), (64.0, 98.0), 40.0, 200.0, (3.0, 5.0)), 2)
-    assert seams(on_object, lines) < 1.05  # its left edge lies on the line at 128 px
+    for horizon in (200.0, 20.0):  # its left edge lies on the line at 128 px, before sky or before ground
+        on_object = render(Scene("blue", "square", (256, 256), (98.0, 98.0), 40.0, horizon, (3.0, 5.0)), 2)
+        assert seams(on_object, lines) < 1.05
     assert seam_ratio(picture, Geometry(picture), ([], [])) is None
 
 

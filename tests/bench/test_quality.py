@@ -2,12 +2,12 @@
 
 Each bound lies between what was measured with the engine whole and with one part broken:
 
-- whole: 11 of 12 with one object, 25.61 dB to the base image, seams 1.03; windows alone 0 of 12, seams 1.14;
+- whole: 11 of 12 with one object, 25.61 dB to the base image, seams 1.05; windows alone 0 of 12;
 - the residual never applied: 1 of 12, 10.81 dB;
 - the global path left out: 10 of 12, 24.98 dB; put back one row too high: 24.72 dB;
-- windows put back one row too high: 1 of 12, 17.61 dB, seams 1.19; the last window instead of the mean: 25.49 dB;
-    without overlap: seams 1.26, of windows alone 11.3;
-- no jitter: 25.54 dB, seams of windows alone 1.49.
+- windows put back one row too high: 1 of 12, 17.61 dB; the last window instead of the mean: 25.49 dB;
+    without overlap: seams 1.38 (of 6);
+- no jitter: 25.54 dB.
 
 Another number of threads or another attention moves these figures by 0.001 dB.
 """
@@ -47,7 +47,6 @@ def method() -> list[Measured]:
 
 @pytest.fixture(scope="module")
 def windows() -> list[Measured]:
-    """Windows alone: what the jitter does shows only where nothing else holds the windows together."""
     return drawn(skip_residual=False, dilated=False)
 
 
@@ -65,6 +64,6 @@ def test_the_picture_is_the_one_before(method: list[Measured]) -> None:
     assert mean(one.psnr_to_base for one in method) > 25.57
 
 
-def test_there_are_no_seams(method: list[Measured], windows: list[Measured]) -> None:
-    assert mean(one.seam_ratio for one in method) < 1.15
-    assert mean(one.seam_ratio for one in windows) < 1.3
+def test_there_are_no_seams(method: list[Measured]) -> None:
+    seams = [one.seam_ratio for one in method if one.seam_ratio is not None]
+    assert len(seams) == IMAGES and mean(seams) < 1.12
