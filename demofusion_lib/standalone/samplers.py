@@ -122,17 +122,12 @@ class Schedule:
     def sigmas(self, steps: int, scheduler: str, start_t: float | None = None) -> torch.Tensor:
         """From the highest to 0, float32 `(steps + 1,)`.
 
-        From timestep `start_t` on, one that is lower, no step is spent at the lowest level, where nothing is left to draw.
+        From timestep `start_t` on, the last step begins one above the lowest level, where nothing is left to draw.
         """
-        if start_t is not None:
-            levels = self._sigmas(steps + 1, scheduler, start_t)
-            return torch.cat([levels[:-2], levels[-1:]])
-        return self._sigmas(steps, scheduler, len(self.log_sigmas) - 1.0)
-
-    def _sigmas(self, steps: int, scheduler: str, start_t: float) -> torch.Tensor:
-        low, high = self.sigma_min, self.level(start_t)
+        end_t, start_t = (0.0, len(self.log_sigmas) - 1.0) if start_t is None else (start_t / steps, start_t)
+        low, high = self.level(end_t), self.level(start_t)
         if scheduler == "Uniform":
-            levels = self.sigma(torch.linspace(start_t, 0, steps, dtype=torch.float64))
+            levels = self.sigma(torch.linspace(start_t, end_t, steps, dtype=torch.float64))
             return torch.cat([levels.float(), torch.zeros(1)])
         return {
             "Karras": sampling.get_sigmas_karras,

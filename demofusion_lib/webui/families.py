@@ -16,12 +16,14 @@ from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps,
 
 
 class Shortened:
-    """The host's inner model as its schedulers see it, with the noise levels from a timestep down."""
+    """The host's inner model as its schedulers see it, with the noise levels from one timestep down to another."""
 
-    def __init__(self, base: Any, start_t: float):
+    def __init__(self, base: Any, start_t: float, end_t: float = 0.0):
         self.base = base
-        first = base.t_to_sigma(torch.tensor(float(start_t), device=base.sigmas.device)).reshape(1).to(base.sigmas)
-        self.sigmas = torch.cat([base.sigmas[base.sigmas < first * (1 - 1e-6)], first])
+        ends = torch.tensor([float(end_t), float(start_t)], device=base.sigmas.device)
+        low, high = base.t_to_sigma(ends).to(base.sigmas)[:, None]
+        inner = base.sigmas[(base.sigmas > low * (1 + 1e-6)) & (base.sigmas < high * (1 - 1e-6))]
+        self.sigmas = torch.cat([low, inner, high])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["base"], name)
@@ -34,9 +36,11 @@ class Shortened:
     def sigma_max(self) -> torch.Tensor:
         return self.sigmas[-1]
 
-    def get_sigmas(self, n: int | None = None) -> torch.Tensor:
-        """The base's own function, of these levels."""
-        return type(self.base).get_sigmas(self, n)
+    def get_sigmas(self, n: int) -> torch.Tensor:
+        """At even timesteps, as the base's own, which counts them from 0."""
+        high, low = (float(self.base.sigma_to_t(sigma.reshape(1))) for sigma in (self.sigma_max, self.sigma_min))
+        levels = self.base.t_to_sigma(torch.linspace(high, low, n, device=self.sigmas.device))
+        return torch.cat([levels, levels.new_zeros(1)])
 
 
 Replaced = dict[str, Any]
@@ -50,23 +54,28 @@ class SigmaFamily:
         self.base = base
 
     def sigmas(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> torch.Tensor:
-        """The schedule of a sampling from timestep `start_t`, None for the whole one, as the host's scheduler makes it."""
+        """The schedule of a sampling from timestep `start_t`, None for the whole one, as the host's scheduler makes it.
+
+        A scheduler that spends its last evaluation at so low a level that nothing is left to draw is given a range that
+        ends a step above it.
+        """
         if start_t is None:
             return sampler.get_sigmas(p, steps)
-        whole, sampler.model_wrap = sampler.model_wrap, Shortened(self.base, start_t)
+        first = self.highest(start_t)
+        levels = self._within(sampler, p, steps, start_t)
+        if float(levels[0]) > first * 1.001:  # a scheduler that has levels of its own
+            return self._end_of(lambda n: self._within(sampler, p, n, start_t), steps, first)
+        if self.level(levels[-2:-1].to(self.base.sigmas))[0] < start_t / steps / 2:
+            levels = self._within(sampler, p, steps, start_t, start_t / steps)
+        levels[0] = first
+        return levels
+
+    def _within(self, sampler: Any, p: Any, steps: int, start_t: float, end_t: float = 0.0) -> torch.Tensor:
+        whole, sampler.model_wrap = sampler.model_wrap, Shortened(self.base, start_t, end_t)
         try:
-            return self._late(lambda n: sampler.get_sigmas(p, n), steps, start_t, float(sampler.model_wrap.sigma_max))
+            return sampler.get_sigmas(p, steps)
         finally:
             sampler.model_wrap = whole
-
-    def _late(self, schedule: Any, steps: int, start_t: float, first: float) -> torch.Tensor:
-        levels = schedule(steps)
-        if float(levels[0]) > first * 1.001:  # a scheduler that has levels of its own
-            return self._end_of(schedule, steps, first)
-        if self._is_spent(levels, start_t / steps):
-            levels = schedule(steps + 1)
-            levels = torch.cat([levels[:-2], levels[-1:]])
-        return levels
 
     def _end_of(self, schedule: Any, steps: int, first: float) -> torch.Tensor:
         """The last levels of a schedule so long that `steps` of them lie below `first`, which takes the highest's place."""
@@ -77,10 +86,6 @@ class SigmaFamily:
                 break
         ending = below[-1:] if float(below[-1]) == 0 else below.new_zeros(1)
         return torch.cat([below.new_full((1,), first), below[-steps - 1 : -2], ending])
-
-    def _is_spent(self, levels: torch.Tensor, spacing: float) -> bool:
-        """Whether the last evaluation is at a level where nothing is left to draw."""
-        return self.level(levels[-2:-1].to(self.base.sigmas))[0] < spacing / 2
 
     def late(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> Replaced:
         """What makes the sampler begin at `start_t`."""

@@ -164,8 +164,10 @@ def test_unipc_takes_as_many_steps_as_its_order(models: dict[str, Model]) -> Non
 
 PLANNED = (
     {"dilated": False, "overlap": 0.0}, {"a2": 0.0, "steps": 3}, {"a2": 10.0, "scale": 2.5, "plan": "doubling"},
+    {"preset": "fast"}, {"preset": "draft", "scale": 3, "steps": 3},
 )  # fmt: skip
-"""No global path; no windows; a global path that soon has no weight, in two phases."""
+"""No global path; no windows; a global path that soon has no weight, in two phases; guidance in some steps, and by a pass of
+the base's size."""
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name in EVALUATIONS])

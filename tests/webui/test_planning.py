@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+import torch
 
 from .test_samplers import NAMES
 
@@ -11,8 +12,11 @@ SETTINGS = (
     {"scale": 2, "dilated": False, "steps": 22},
     {"scale": 2, "a2": 0.0, "steps": 36},
     {"scale": 3, "plan": "doubling", "a2": 10.0, "steps": 5},
+    {"scale": 2, "preset": "fast", "steps": 5},
+    {"scale": 3, "preset": "draft", "steps": 3},
 )
-"""All paths; no global path; no windows, and Restart's long run; a global path that soon has no weight, and few steps."""
+"""All paths; no global path; no windows, and Restart's long run; a global path that soon has no weight, and few steps;
+guidance in some steps; guidance by a pass of the base's size."""
 
 
 def rows(sampling):
@@ -43,6 +47,53 @@ def test_rows_of_every_kind_of_schedule(host, scheduler):
     assert [rows(sampling) for sampling in outcome.samplings] == [
         plan.base_evaluations, plan.evaluations(plan.phases[0])
     ]  # fmt: skip
+
+
+SCHEDULERS = (
+    "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
+    "Simple", "Normal", "DDIM", "Beta",
+)  # fmt: skip
+
+
+def levels(sampling):
+    return [float(evaluation.sigma[0]) for evaluation in sampling.evaluations]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["Euler", "DPM++ 2M", "DPM2", "LCM"])
+def test_a_late_start_with_every_schedule(host, scheduler, name):
+    """As many steps as are asked for, from the start down, and none where nothing is left to draw."""
+    for steps, start in ((3, 601), (6, 300)):
+        settings = {"scale": 2, "start": start, "steps": steps, "dilated": False}
+        outcome = host.txt2img(settings, sampler_name=name, scheduler=scheduler, steps=4)
+        plan = plan_of(host, outcome.p, settings)
+        base, phase = outcome.samplings
+        assert rows(phase) == plan.evaluations(plan.phases[0])
+        seen = levels(phase)
+        assert len(seen) == {"DPM2": 2 * steps - 1}.get(name, steps)
+        assert seen == sorted(seen, reverse=True) and seen[0] < levels(base)[0]
+        assert plan.phase_levels[0] == pytest.approx(start, abs=10)
+        assert 0.5 * start / steps < plan.phase_levels[-1] < 2.5 * start / steps
+
+
+@pytest.mark.parametrize("name", ["DDIM", "PLMS", "UniPC"])
+def test_a_late_start_in_timesteps(host, name):
+    settings = {"scale": 2, "start": 601, "steps": 3, "dilated": False}
+    outcome = host.txt2img(settings, sampler_name=name, steps=4)
+    seen = levels(outcome.phases[0])
+    expected = [601, 401, 401, 200] if name == "PLMS" else [601, 401, 200]
+    assert seen == pytest.approx(expected, abs=1)
+
+
+def test_a_schedule_of_another_extension_is_cut(host):
+    """`sampler_noise_scheduler_override` knows nothing of where a phase begins."""
+    p = host.generation({"scale": 2, "start": 601, "steps": 3, "dilated": False}, steps=4)
+    p.sampler_noise_scheduler_override = lambda steps: torch.linspace(6, 0, steps + 1)
+    seen = levels(host.run(p).phases[0])
+    first = float(
+        importlib.import_module("k_diffusion.external").CompVisDenoiser(host.model).t_to_sigma(torch.tensor(601.0))
+    )
+    assert seen[0] == pytest.approx(first) and len(seen) == 3 and seen == sorted(seen, reverse=True)
 
 
 def test_a_plan_leaves_nothing_on_the_run(host):

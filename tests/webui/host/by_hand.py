@@ -229,8 +229,10 @@ def solve_late(
             timesteps = timesteps[1:]
         correct = (lambda info: guided.engine.corrected(info["x"])) if solver == "unipc" else None
         return function(guided, residual.noised(alpha, sigma), timesteps, callback=correct, **settings)
-    if isinstance(family, Consistency):  # evenly over the fifty timesteps that it knows, the lowest of them left out
-        nearest = float(family.schedule.sigma_to_t(family.schedule.t_to_sigma(torch.tensor(float(start)))))
-        even = torch.linspace(nearest, 19, steps + 1).tolist()[:-1]
-    sigmas = torch.tensor([*(float(family.schedule.t_to_sigma(torch.tensor(t))) for t in even), 0.0])
+    levels = [float(family.schedule.t_to_sigma(torch.tensor(t))) for t in even]
+    if isinstance(family, Consistency):  # evenly between those of its fifty timesteps that are nearest to the ends
+        high, low = (float(family.schedule.sigma_to_t(torch.tensor(levels[i]))) for i in (0, -1))
+        inner = torch.linspace(high, low, steps).tolist()[1:]
+        levels[1:] = [float(family.schedule.t_to_sigma(torch.tensor(t))) for t in inner]
+    sigmas = torch.tensor([*levels, 0.0])
     return function(guided, residual.noised(1.0, float(sigmas[0])), sigmas, disable=True, **settings)
