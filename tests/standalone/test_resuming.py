@@ -205,7 +205,9 @@ def another(name: str) -> list[str]:
         return [f"--no-{name.replace('_', '-')}"]
     if setting.choices:
         return [flag, setting.choices[-1] if setting.default != setting.choices[-1] else setting.choices[0]]
-    return [flag, "2"] if name == "scale" else [flag, "0"] if setting.default else [flag, "64"]
+    assert setting.high is not None
+    other = "2" if name == "scale" else "0" if setting.default else f"{min(setting.high, 64):g}"
+    return [flag, other]
 
 
 def test_what_is_given_besides_must_not_contradict(
