@@ -62,6 +62,12 @@ class Model:
         low = min(int(t), len(self.log_sigmas) - 2)
         return float(torch.lerp(*self.log_sigmas[low : low + 2], t - low).exp())
 
+    def t(self, sigma: float) -> float:
+        """The timestep of a noise level, on the same lines."""
+        level = math.log(sigma)
+        low = int((self.log_sigmas <= level).sum().clamp(1, len(self.log_sigmas) - 1)) - 1
+        return low + float((level - self.log_sigmas[low]) / (self.log_sigmas[low + 1] - self.log_sigmas[low]))
+
     def scaled(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """As the network takes it."""
         return x / math.sqrt(1 + self.sigma(t) ** 2)
@@ -255,3 +261,84 @@ def reckon(p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int]) -
             })  # fmt: skip
         last = brought_to(seen.latent, *statistics(base.latent))
     return answers
+
+
+class Few(NamedTuple):
+    """A phase of few steps: where it begins, its overlap, where guidance ends and whether it is a low-pass difference."""
+
+    start: float
+    overlap: float
+    until: float
+    low_pass: bool
+
+
+def sin2(length: int, place: int, whole: int) -> torch.Tensor:
+    """Weights of a window that begins at `place`: they fall to where another goes on, not to the picture's edge."""
+    u = (torch.arange(length) + 0.5) / length
+    u = u.clamp(min=0.5) if place == 0 else u
+    u = u.clamp(max=0.5) if place + length == whole else u
+    return 0.01 + 0.99 * torch.sin(math.pi * u) ** 2
+
+
+def weighed_path(
+    model: Model, x: torch.Tensor, t: float, window: tuple[int, int], overlap: float, told: Told
+) -> torch.Tensor:
+    """Prompt and negative prompt; windows without jitter."""
+    total, count = torch.zeros(2, *x.shape[1:]), torch.zeros(x.shape[2:])
+    axes = []
+    for length, size in zip(x.shape[2:], window):
+        stride = round(size * (1 - overlap))
+        axes.append(sorted({min(i * stride, length - size) for i in range(-(-(length - size) // stride) + 1)}))
+    for top in axes[0]:
+        for left in axes[1]:
+            place = ..., slice(top, top + window[0]), slice(left, left + window[1])
+            eps = model.eps(x[place], t, told.size, [told.corner(top, left)])[:, 0]
+            weight = sin2(window[0], top, x.shape[2])[:, None] * sin2(window[1], left, x.shape[3])
+            total[place] += weight * (x[place] - model.sigma(t) * eps)
+            count[place] += weight
+    return total / count
+
+
+def few_steps(
+    model: Model, before: torch.Tensor, seed: int, cfg: float, steps: int, s: int, told: Told, few: Few
+) -> torch.Tensor:
+    """What the sampler ends with, after few steps from the latent of the phase before."""
+    window, size = before.shape[2:], [length * s for length in before.shape[2:]]
+    z_prev = F.interpolate(before, size=size, mode="bicubic")
+    noise = torch.randn(z_prev.shape[1:], generator=torch.Generator().manual_seed(seed))
+    times = [few.start * (1 - i / steps) for i in range(steps)]
+    sigmas = [*(model.sigma(t) for t in times), 0.0]
+    x = z_prev + sigmas[0] * noise
+    for i, t in enumerate(times):
+        cond, uncond = weighed_path(model, x, t, (window[0], window[1]), few.overlap, told)[:, None]
+        denoised = cond
+        if t >= few.until and few.low_pass:
+            low = model.t(sigmas[i] / s)
+            q = F.avg_pool2d(x, s)
+            eps = model.eps(q, low, told.size, [told.dilated])[:, 0]
+            difference = model.sigma(low) * (eps[1:] - eps[:1])
+            denoised = cond + (cfg - 1) * F.interpolate(difference, size=size, mode="bicubic")
+        elif t >= few.until:
+            denoised = uncond + cfg * (cond - uncond)
+        missing = before - F.avg_pool2d(denoised, s)
+        denoised = denoised + cosine(t) * F.interpolate(missing, size=size, mode="bicubic")
+        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool]) -> dict[str, float]:
+    """The same for one phase of few steps at twice the size, and with each of its parts left out."""
+    with recorded() as samplings:
+        process_images(p)
+    base, seen = samplings
+    model, right = Model(p.prompt, p.negative_prompt), Few(*few)
+    told = Told(told_px, lambda top, left: (PX * top, PX * left), (0, 0))
+    variants = {
+        "right": right, "another start": right._replace(start=right.start + 1), "guidance to the end": right._replace(until=0),
+        "no guidance": right._replace(until=1000), "the other guidance": right._replace(low_pass=not right.low_pass),
+    }  # fmt: skip
+    with torch.no_grad():
+        return {
+            name: apart(seen.latent, few_steps(model, base.latent, int(p.seed), p.cfg_scale, 3, 2, told, variant))
+            for name, variant in variants.items()
+        }

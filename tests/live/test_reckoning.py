@@ -21,7 +21,7 @@ RUN = """\
 from modules.processing import Processed
 names = {{"__name__": "reckoning"}}
 exec(compile({source!r}, "reckoning.py", "exec"), names)
-answer = names["reckon"](p, *{arguments!r})
+answer = names["{function}"](p, *{arguments!r})
 return Processed(p, [], infotexts=[__import__("json").dumps(answer)])
 """
 AGREE, DIFFER = 1e-6, 1e-5
@@ -39,6 +39,16 @@ def exact(webui: WebUI) -> WebUI:
     return webui
 
 
+def run(
+    webui: WebUI, function: str, arguments: tuple[Any, ...], settings: dict[str, Any], fields: dict[str, Any]
+) -> Any:
+    """What a function of `reckoning.py` answers to a run with these settings."""
+    code = RUN.format(source=SOURCE.read_text(encoding="utf-8"), function=function, arguments=arguments)
+    indent = 2
+    answer = webui.enlarge({"script_name": SCRIPT, "script_args": [code, indent], **fields}, **settings)
+    return json.loads(answer.infotexts[0])
+
+
 def reckon(
     webui: WebUI,
     settings: dict[str, Any],
@@ -46,10 +56,7 @@ def reckon(
     told_px: list[tuple[int, int]],
     origin_px: tuple[int, int],
 ) -> list[dict[str, float]]:
-    code = RUN.format(source=SOURCE.read_text(encoding="utf-8"), arguments=(told_px, origin_px))
-    indent = 2
-    answer = webui.enlarge({"script_name": SCRIPT, "script_args": [code, indent], **fields}, **settings)
-    return json.loads(answer.infotexts[0])
+    return run(webui, "reckon", (told_px, origin_px), settings, fields)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +78,13 @@ def test_the_phases_are_as_reckoned(
         assert nearest == "right" and phase["right"] < AGREE, phase
         others = {mistake: apart for mistake, apart in phase.items() if mistake != "right"}
         assert all(apart >= DIFFER for apart in others.values()), others
+
+
+@pytest.mark.parametrize(("preset", "low_pass"), [("fast", False), ("draft", True)])
+def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, low_pass: bool) -> None:
+    """A late start, weighed windows, guidance while it pays and the residual of the predictions."""
+    settings = {"preset": preset, "jitter": False, "steps": 3, "scale": 2, "sdxl_size": "final"}
+    fields = {"width": 96, "height": 64, "steps": 4}
+    answer = run(exact, "reckon_few", ((128, 192), (601.0, 0.25, 300.0, low_pass)), settings, fields)
+    assert answer.pop("right") < AGREE, answer
+    assert all(apart >= DIFFER for apart in answer.values()), answer

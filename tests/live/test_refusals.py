@@ -98,7 +98,7 @@ def test_values_by_position(webui: WebUI) -> None:
     named = {"enabled": True, "scale": 1.5, "plan": "direct", "steps": 2, "a1": 2.0}
     positions = [True, 1.5, 0, 0, "direct", 2, 2.0]
     assert webui.draw(positions).images == webui.draw(named).images
-    everything = [True, 1.5, 0, 0, "direct", 2, 2.0, 1.0, 1.0, True, 0.8, 0.5, True, "inside", 2, "final", False]
+    everything = [True, 1.5, 0, 0, "direct", 2, 2.0, 1.0, 1.0, True, 0.8, 0.5, True, "inside", 0, "final", False]
     assert webui.draw(everything).images == webui.draw(named).images
 
 
