@@ -68,10 +68,14 @@ class NotFiniteError(ArithmeticError):
         return f"the model answered NaN or infinity in the {where}, asked again alone too"
 
 
+def total(values: torch.Tensor) -> torch.Tensor:
+    """One number that is finite only if all values are, left on the device. Nothing of their size is allocated."""
+    return values.sum(dtype=None if values.dtype in (torch.float32, torch.float64) else torch.float32)
+
+
 def all_finite(values: torch.Tensor) -> bool:
-    """One pass that allocates nothing of the values' size, and one number read from the device."""
-    dtype = None if values.dtype in (torch.float32, torch.float64) else torch.float32
-    return math.isfinite(float(values.sum(dtype=dtype)))
+    """One number is read from the device."""
+    return math.isfinite(float(total(values)))
 
 
 def not_finite(patches: Sequence[torch.Tensor]) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from .batching import WindowBatch
 from .cutting import Cut, Weigh, grouped
-from .finite import NotFiniteError, Place, all_finite, not_finite, place_of
+from .finite import NotFiniteError, Place, all_finite, not_finite, place_of, total
 from .phases import Phase, statistics
 from .schedule import Weights
 from .views import Layout, View, WindowGrid, dilated_layout
@@ -109,12 +110,25 @@ def with_statistics_(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
     latent.sub_(own_mean).mul_(gain).add_(mean)
 
 
+class Asked(NamedTuple):
+    """Whom the patches of an evaluation are given to.
+
+    rescued: gets a place for every patch that `rescue` had to answer. totals: gets a number for each batch of answers,
+    finite only if they are; nobody looks at them before. None where they are to be looked at as they come.
+    """
+
+    predict: Predict
+    rescue: Predict
+    rescued: list[Place]
+    totals: list[torch.Tensor] | None
+
+
 @dataclass(frozen=True)
 class Path:
     """One path of an evaluation: what its patches are cut from, whom they are given to, and where the outputs go.
 
     rows, cut: what the patches of a row are cut from and how. fused, to, weight: what the outputs are added to, where in
-    it, and times what. weigh: and times what within a view. rescued: gets a place for every patch that `rescue` had to answer.
+    it, and times what. weigh: and times what within a view.
     """
 
     owners: Sequence[int]
@@ -123,9 +137,7 @@ class Path:
     fused: torch.Tensor
     to: Cut
     weight: float
-    predict: Predict
-    rescue: Predict
-    rescued: list[Place]
+    asked: Asked
     weigh: Weigh | None = None
 
     def run(self, batch: WindowBatch, native: int) -> None:
@@ -136,7 +148,7 @@ class Path:
     def _run_group(self, batch: WindowBatch, area: float, shape: tuple[int, int], jobs: Jobs) -> None:
         batch.work(
             len(jobs), area, self.fused.device,
-            lambda start, stop: self._ask(self.predict, jobs[start:stop], shape),
+            lambda start, stop: self._ask(self.asked.predict, jobs[start:stop], shape),
             lambda start, stop, outputs: self._take(jobs[start:stop], shape, outputs),
         )  # fmt: skip
 
@@ -148,7 +160,9 @@ class Path:
 
     def _take(self, jobs: Jobs, shape: tuple[int, int], outputs: torch.Tensor) -> None:
         answers = list(outputs)
-        if not all_finite(outputs):
+        if self.asked.totals is not None:
+            self.asked.totals.append(total(outputs))
+        elif not all_finite(outputs):
             for i in not_finite(answers):
                 answers[i] = self._again(jobs[i], shape)
         for (row, view), answer in zip(jobs, answers):
@@ -163,10 +177,10 @@ class Path:
         self.cut.copy_(patch, self.rows(row), view)
         if not all_finite(patch):
             raise NotFiniteError(place, given=True)
-        answer = self._ask(self.rescue, [job], shape)[0]
+        answer = self._ask(self.asked.rescue, [job], shape)[0]
         if not all_finite(answer):
             raise NotFiniteError(place)
-        self.rescued.append(place)
+        self.asked.rescued.append(place)
         return answer
 
 
@@ -180,6 +194,9 @@ class PhaseFusion:
         what it has learnt of memory holds for all phases.
     wrap: the picture goes on at its opposite edge: in the blur and the dilated sub-images; the grid has its own `wrap`.
     window_weight: how the cells of a local window count where windows overlap: `flat` (the paper's), `sin2`, `gaussian`.
+    looks_at_once: whether every batch of answers is looked at for NaN and infinity as it comes. That makes a device wait
+        for each, so that by default it is done on a CPU only; elsewhere once an evaluation, which is asked for again where
+        there are some.
 
     rescued: the patches that the model answered with NaN or infinity, and when asked for again alone with numbers.
     """
@@ -194,6 +211,7 @@ class PhaseFusion:
         batch: int | WindowBatch = 16,
         wrap: bool = False,
         window_weight: str = "flat",
+        looks_at_once: bool | None = None,
     ):
         self.phase = phase
         self.grid = grid
@@ -202,6 +220,7 @@ class PhaseFusion:
         self.batch = batch if isinstance(batch, WindowBatch) else WindowBatch(batch)
         self.wrap = wrap
         self.window_weight = window_weight
+        self.looks_at_once = looks_at_once
         self.local: Layout | None = None
         self.rescued: list[Place] = []
 
@@ -232,25 +251,35 @@ class PhaseFusion:
         """
         if self.local is None:
             raise RuntimeError("begin_step has not been called")
+        asked = Asked(predict, rescue or predict, self.rescued, None)
+        if x.device.type == "cpu" if self.looks_at_once is None else self.looks_at_once:
+            return self._fused(x, owners, t, skip, asked)
+        asked = asked._replace(totals=[])
+        fused = self._fused(x, owners, t, skip, asked)
+        assert asked.totals is not None
+        if bool(torch.stack(asked.totals).isfinite().all()):
+            return fused
+        del fused
+        self.looks_at_once = True  # where one window fails, others of the phase will
+        return self._fused(x, owners, t, skip, asked._replace(totals=None))
+
+    def _fused(self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, asked: Asked) -> torch.Tensor:
         c2 = self.weights.c2(t)
-        rescue = rescue or predict
         fused = torch.zeros_like(x)
         if c2 < 1:
-            self._add_local(fused, x, owners, predict, rescue)
+            self._add_local(fused, x, owners, asked)
             fused.mul_(1 - c2)
         if c2 > 0:
-            self._add_global(fused, x, owners, t, skip, c2, predict, rescue)
+            self._add_global(fused, x, owners, t, skip, c2, asked)
         return fused
 
-    def _add_local(
-        self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], predict: Predict, rescue: Predict
-    ) -> None:
+    def _add_local(self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], asked: Asked) -> None:
         """The mean of the model's outputs over all windows that cover a cell, weighed by where it lies in each."""
         assert self.local is not None
         size_lat = x.shape[-2], x.shape[-1]
         cut = Cut(self.local, size_lat, x.device)
         weigh = None if self.window_weight == "flat" else WindowWeights(self.window_weight, self.local, size_lat, x)
-        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, predict, rescue, self.rescued, weigh)
+        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh)
         path.run(self.batch, self.native)
         for image in set(owners):
             count = cut.count(self.local.views[image], x, weigh)
@@ -259,8 +288,7 @@ class PhaseFusion:
                     fused[row].div_(count)
 
     def _add_global(
-        self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, c2: float,
-        predict: Predict, rescue: Predict,
+        self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, c2: float, asked: Asked
     ) -> None:  # fmt: skip
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
         (height, width), dilation = x.shape[-2:], self.phase.dilation
@@ -270,7 +298,7 @@ class PhaseFusion:
         to = cut = Cut(layout, (height, width), x.device, share=True)
         if not self.wrap:  # its rows bring their zeros along
             cut = Cut(Layout(layout.views), cut.padded_lat, x.device)
-        Path(owners, rows, cut, fused, to, c2, predict, rescue, self.rescued).run(self.batch, self.native)
+        Path(owners, rows, cut, fused, to, c2, asked).run(self.batch, self.native)
 
     @property
     def native(self) -> int:

@@ -67,14 +67,18 @@ class FusedModel(torch.nn.Module):
         self.watcher = watcher
         self.padding = padding
         self.base_lat = base_lat
-        self.begin(engine.evaluation([0], [1.0], 0.0))
+        self.begin(engine.evaluation([0], [1.0], 0.0), torch.zeros(1))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["base"], name)
 
-    def begin(self, evaluation: Evaluation) -> None:
-        """A new evaluation of the guided denoiser. Its rows come in their order, in one call or in several."""
+    def begin(self, evaluation: Evaluation, level: torch.Tensor) -> None:
+        """A new evaluation of the guided denoiser. Its rows come in their order, in one call or in several.
+
+        level: the host's, on the CPU.
+        """
         self.__dict__["evaluation"] = evaluation
+        self.__dict__["level"] = level
         self.__dict__["row"] = 0
 
     def _next_rows(self, count: int) -> int:
@@ -108,7 +112,7 @@ class FusedModel(torch.nn.Module):
             return answer.to(patches.dtype)
 
         return self.evaluation(
-            x, self._next_rows(len(x)), self.family.skip(level), predict,
+            x, self._next_rows(len(x)), self.family.skip(self.level), predict,
             rescue=rescue, low=self._low(x, level, cond, extra),
         )  # fmt: skip
 
@@ -119,11 +123,13 @@ class FusedModel(torch.nn.Module):
         def low(rows: Sequence[int]) -> torch.Tensor:
             if shared.state.interrupted or shared.state.skipped:
                 raise InterruptedException
-            small, before, after = self.family.shrunk(level, shrunk_noise(size_lat, self.base_lat))
+            small, before, after = self.family.shrunk(self.level, shrunk_noise(size_lat, self.base_lat))
             q = shrink(x, *self.base_lat).mul_(before)
             self.watcher.patches(q)
             with self.padding([View(slice(None), slice(None))] * len(q)):
-                return self.base(q, small, cond=shrunk_cond(cond, size_lat, self.base_lat), **extra).mul(after)
+                return self.base(
+                    q, torch.full_like(level, small), cond=shrunk_cond(cond, size_lat, self.base_lat), **extra
+                ).mul(after)
 
         return low
 
@@ -172,12 +178,13 @@ class InstalledEngine:
                 setattr(owner, name, function)
 
     def forward(self, x: torch.Tensor, level: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        t, alpha, sigma = self.family.level(level)
+        own = level[:1].cpu()  # the one number of a step that is read from the device
+        t, alpha, sigma = self.family.level(own)
         self.engine.before(x, t, alpha, sigma)
         self.watcher.step(self.engine.step)
-        self.fused.begin(self.engine.evaluation(row_owners(kwargs["cond"]), row_shares(kwargs["cond"]), t))
+        self.fused.begin(self.engine.evaluation(row_owners(kwargs["cond"]), row_shares(kwargs["cond"]), t), own)
         try:
-            return self.family.hold(self.engine, self.guided_forward(x, level, *args, **kwargs), x, level)
+            return self.family.hold(self.engine, self.guided_forward(x, level, *args, **kwargs), x, own)
         except InterruptedException:
             self.interrupted = True
             raise

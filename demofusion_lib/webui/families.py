@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -47,11 +48,20 @@ Replaced = dict[str, Any]
 """What is to stand in a sampler, by attribute, while a phase runs that begins late."""
 
 
+def on_cpu(base: Any) -> Any:
+    """A model of the host's with its noise levels on the CPU, for what is asked of them in every evaluation: a device is
+    waited for whenever a number is read from it."""
+    twin = copy.copy(base)
+    twin.__dict__["_buffers"] = {name: buffer.cpu() for name, buffer in getattr(base, "_buffers", {}).items()}
+    return twin
+
+
 class SigmaFamily:
-    """`level` is a tensor of sigmas."""
+    """`level` is a tensor of sigmas on the CPU."""
 
     def __init__(self, base: Any):
         self.base = base
+        self.levels = on_cpu(base)
 
     def sigmas(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> torch.Tensor:
         """The schedule of a sampling from timestep `start_t`, None for the whole one, as the host's scheduler makes it.
@@ -65,7 +75,7 @@ class SigmaFamily:
         levels = self._within(sampler, p, steps, start_t)
         if float(levels[0]) > first * 1.001:  # a scheduler that has levels of its own
             return self._end_of(lambda n: self._within(sampler, p, n, start_t), steps, first)
-        if self.level(levels[-2:-1].to(self.base.sigmas))[0] < start_t / steps / 2:
+        if self.level(levels[-2:-1])[0] < start_t / steps / 2:
             levels = self._within(sampler, p, steps, start_t, start_t / steps)
         levels[0] = first
         return levels
@@ -97,10 +107,10 @@ class SigmaFamily:
     def highest(self, start_t: float | None) -> float:
         return float((self.base if start_t is None else Shortened(self.base, start_t)).sigmas[-1])
 
-    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[torch.Tensor, float, float]:
+    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[float, float, float]:
         """The level of a latent with `gain` times the noise, what to multiply the latent by, and by what the difference of
         two answers, for that of two at `level`."""
-        return level * gain, 1.0, 1.0
+        return float(level[0]) * gain, 1.0, 1.0
 
     def hold(self, engine: PhaseEngine, answer: torch.Tensor, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """The guided answer, held by the residual."""
@@ -108,15 +118,15 @@ class SigmaFamily:
 
     def level(self, level: torch.Tensor) -> tuple[float, float, float]:
         """Training timestep, alpha, sigma."""
-        return float(self.base.sigma_to_t(level[:1])), 1.0, float(level[0])
+        return float(self.levels.sigma_to_t(level[:1])), 1.0, float(level[0])
 
     def skip(self, level: torch.Tensor) -> float:
         """How much of its input the inner model's answer holds beside the network's output."""
         sigma = level[:1]
         if hasattr(self.base, "get_scaled_out"):  # LCM: boundary scalings around an epsilon model
-            one = torch.ones(1, device=sigma.device)
-            return float(self.base.get_scaled_out(sigma, one, one))
-        scalings = self.base.get_scalings(sigma)
+            one = torch.ones(1)
+            return float(self.levels.get_scaled_out(sigma, one, one))
+        scalings = self.levels.get_scalings(sigma)
         return float(scalings[0]) if len(scalings) == 3 else 1.0
 
     def levels_t(self, sampler: Any, p: Any, steps: int, eta: float, start_t: float | None = None) -> list[float]:
@@ -124,8 +134,7 @@ class SigmaFamily:
         sigmas = self.sigmas(sampler, p, steps, start_t).tolist()
         ends = float(self.base.sigmas[0]), self.highest(start_t)
         levels = evaluated_sigmas(solver_name(sampler), sigmas, ends, eta=eta)
-        like = self.base.sigmas
-        return [self.level(torch.tensor([sigma], dtype=like.dtype, device=like.device))[0] for sigma in levels]
+        return [self.level(torch.tensor([sigma], dtype=self.base.sigmas.dtype))[0] for sigma in levels]
 
     def start(self, sampler: Any, p: Any, steps: int, residual: Residual, start_t: float | None = None) -> torch.Tensor:
         """What to hand to the host's `sample`, which scales unit noise to the first sigma, to begin at the noised latent."""
@@ -136,7 +145,7 @@ class SigmaFamily:
 
 
 class TimestepFamily:
-    """`level` is a tensor of training timesteps, not always whole ones (UniPC)."""
+    """`level` is a tensor of training timesteps on the CPU, not always whole ones (UniPC)."""
 
     def __init__(self, base: Any, alphas_cumprod: torch.Tensor):
         self.base = base
@@ -176,13 +185,13 @@ class TimestepFamily:
             replaced["func"] = ending_with_its_timesteps(sampler.func)
         return replaced
 
-    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[torch.Tensor, float, float]:
+    def shrunk(self, level: torch.Tensor, gain: float) -> tuple[float, float, float]:
         """As `SigmaFamily`'s."""
         _, alpha, sigma = self.level(level)
         squared = 1 / (1 + (sigma / alpha * gain) ** 2)
         t = int((self.alphas_cumprod - squared).abs().argmin())
         _, small_alpha, small_sigma = self.level(torch.tensor([float(t)]))
-        return torch.full_like(level, t), small_alpha / alpha, (small_sigma / small_alpha) / (sigma / alpha)
+        return float(t), small_alpha / alpha, (small_sigma / small_alpha) / (sigma / alpha)
 
     def hold(self, engine: PhaseEngine, answer: torch.Tensor, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """As `SigmaFamily`'s."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from demofusion_lib.core import Layout, NotFiniteError, PhaseFusion, Place, View, Weights, WindowGrid, step_generator
 
@@ -213,3 +214,49 @@ def test_each_call_waits_for_the_device_once(batch: int) -> None:
         fusion(draws(1, 1, 4, 40, 40), [0], MIXED, 1.0, predict)
     waits = [name for name in live.operations if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::item")]
     assert len(waits) == len(calls)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read from a device, each of which it has to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("t", [LOCAL, MIXED, GLOBAL])
+@pytest.mark.parametrize("weight", ["flat", "sin2"])
+def test_an_evaluation_reads_one_number_from_the_device(t: float, weight: str) -> None:
+    for at_once, most in ((False, 1), (True, 30)):
+        fusion = build_fusion((16, 12), 2.5, images=2, batch=4, looks_at_once=at_once, window_weight=weight)
+        x = draws(1, 4, 4, *size_of(fusion))
+        with Reads() as reads:
+            fusion(x, [0, 1, 0, 1], t, 1.0, lambda patches, *_: patches * 0.5)
+        assert reads.count <= most and (at_once or reads.count == 1) and (not at_once or reads.count > 1)
+
+
+@pytest.mark.parametrize("t", [LOCAL, MIXED])
+def test_what_is_looked_at_later_is_asked_for_again(t: float) -> None:
+    """The whole evaluation, and from then on every batch of the phase is looked at as it comes."""
+    fusion = build_fusion((16, 12), 2.5, batch=4, looks_at_once=False)
+    x, calls = draws(1, 2, 4, *size_of(fusion)), []
+    wanted = fusion.local.views[0][5]
+    spoilt = one_spoilt(wanted, 1)
+
+    def predict(patches: torch.Tensor, *rest: object) -> torch.Tensor:
+        calls.append(len(patches))
+        return spoilt(patches, *rest)
+
+    clean = build_fusion((16, 12), 2.5, batch=4)(x, [0, 0], t, 1.0, lambda patches, *_: patches.clone())
+    answer = fusion(x, [0, 0], t, 1.0, predict, rescue=lambda patch, *_: patch.clone())
+    once = len(calls) // 2
+    assert torch.equal(answer, clean) and len(fusion.rescued) == 1 and len(calls) == 2 * once
+    calls.clear()
+    assert torch.equal(fusion(x, [0, 0], t, 1.0, predict, rescue=lambda patch, *_: patch.clone()), clean)
+    assert len(calls) == once
+    with pytest.raises(NotFiniteError):
+        build_fusion((16, 12), 2.5, batch=4, looks_at_once=False)(x, [0, 0], t, 1.0, predict)

@@ -155,3 +155,40 @@ def test_what_an_answer_holds_beside_the_networks_output(host, sampler, paramete
         at = torch.tensor([level], dtype=torch.float32 if sampler != "DDIM" else torch.long)
         moved, still = (family.base(value, at, cond=cond) for value in (2 * x, x))
         assert_close(moved - still, family.skip(at) * x, 1e-5 * float(1 + 10 * at[0]))
+
+
+class OneDevice(torch.Tensor):
+    """A level that says when it is read, and all that is reckoned with it."""
+
+    reads = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.reads += func in (
+            torch.Tensor.cpu,
+            torch.Tensor.item,
+            torch.Tensor.tolist,
+            torch.Tensor.__float__,
+            torch.Tensor.__bool__,
+        )
+        answer = super().__torch_function__(func, types, args, kwargs or {})
+        return answer.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else answer
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "LCM", "DDIM"])
+@pytest.mark.parametrize("settings", [{"scale": 2}, {"scale": 2, "preset": "draft"}], ids=str)
+def test_two_numbers_are_read_an_evaluation(host, monkeypatch, sampler, settings):
+    """A device is waited for whenever a number is read from it."""
+    denoiser = importlib.import_module("demofusion_lib.webui.denoiser")
+    forward, reads = denoiser.InstalledEngine.forward, []
+
+    def told(self, x, level, *args, **kwargs):
+        OneDevice.reads, self.engine.fusion.looks_at_once = 0, False
+        answer = forward(self, x, level.as_subclass(OneDevice), *args, **kwargs)
+        reads.append(OneDevice.reads)
+        return answer.as_subclass(torch.Tensor)
+
+    plain = host.txt2img(settings, sampler_name=sampler).latents[-1]
+    monkeypatch.setattr(denoiser.InstalledEngine, "forward", told)
+    assert torch.equal(host.txt2img(settings, sampler_name=sampler).latents[-1].as_subclass(torch.Tensor), plain)
+    assert reads and set(reads) == {2}  # the level, and whether all answers are finite
