@@ -22,6 +22,7 @@ from demofusion_lib.params import (
     Setting,
     SettingsError,
     markdown_table,
+    presets_table,
     quoted,
 )
 from demofusion_lib.presets import PRESETS
@@ -505,6 +506,12 @@ def test_a_target_below_or_far_above_the_base_is_refused(values: dict[str, int],
 
 
 # -- the README
+
+
+def test_the_readme_shows_the_presets() -> None:
+    """And what they cost, as `test_plan` counts it."""
+    shown = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown and shown.group(1) == presets_table()
 
 
 def test_the_readme_shows_the_table() -> None:

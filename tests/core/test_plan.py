@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from demofusion_lib.params import Params, SettingsError
 from demofusion_lib.plan import Plan
 
 from .support import SCHEDULE, draws
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def levels(steps: int, start: float | None = None) -> list[float]:
@@ -69,6 +73,9 @@ def test_rows_of_the_presets(preset: str, rows: list[int]) -> None:
         made = plan(steps=20, scale=scale, preset=preset)
         counted.append(made.total_evaluations - made.base_evaluations)
     assert counted == rows
+    costs = re.search(rf"\| (`none`, )?`{preset}` \|([ \d.|]+)\|\n", README.read_text(encoding="utf-8"))
+    if preset != "none":
+        assert costs and [float(cost) for cost in costs[2].split("|")] == [round(1 + n / 40 + 1e-9, 1) for n in rows]
 
 
 @pytest.mark.parametrize(
