@@ -41,7 +41,7 @@ demo-exact: $(VENV)/ready
 toy: $(VENV)/ready
 	$(VENV)/bin/python -m lab.toy --out out/toy
 
-# trains the laboratory's second toy from the first, in out/toy2; lab/toy2 holds what was committed
+# trains the laboratory's second toy from the first, in out/toy2; unfinished: it does not heed the word for its ground
 toy2: $(VENV)/ready
 	$(VENV)/bin/python -m lab.toy2 --out out/toy2
 

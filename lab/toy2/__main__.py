@@ -1,6 +1,9 @@
 """`make toy2`: trains the second toy from the first, from fixed seeds, stage by stage, as `lab.toy` does.
 
 The autoencoder stays the first one's. The UNet and the prompt's encoder are trained further.
+
+No checkpoint of it is committed: after these stages it draws both grounds, in patches, and does not heed the word. Of a latent
+of either ground a window shows which it is up to t = 800 and more, so that the word has next to nothing to tell below.
 """
 
 from __future__ import annotations
