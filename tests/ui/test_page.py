@@ -100,6 +100,40 @@ def test_reading_generation_parameters_brings_the_same_picture(page: Page) -> No
     assert picture(page) == first
 
 
+def choose(page: Page, element: str, value: str) -> None:
+    page.locator(f"#{element} input").first.click()
+    page.locator(f"#{element} ul li").filter(has_text=value).first.click()
+
+
+def test_a_preset_sets_what_it_says(page: Page) -> None:
+    """And a setting that is changed after it counts; a picture's infotext brings both back."""
+    prepare(page)
+    tick(page)
+    number(page, "demofusion_blur", "1.2")
+    choose(page, "demofusion_preset", "fast")
+    expect(page.locator("#demofusion_start input[type=number]")).to_have_value("601")
+    expect(page.locator("#demofusion_residual input")).to_have_value("x0")
+    expect(page.locator("#demofusion_dilated input")).not_to_be_checked()
+    expect(page.locator("#demofusion_blur input[type=number]")).to_have_value("1.2")  # no preset sets it
+    generate(page)
+    infotext = page.locator("#html_info_txt2img").first.inner_text()
+    assert (
+        "DemoFusion preset: fast" in infotext
+        and "DemoFusion blur: 1.2" in infotext
+        and "DemoFusion start" not in infotext
+    )
+    number(page, "demofusion_steps", "2")
+    generate(page)
+    infotext = page.locator("#html_info_txt2img").first.inner_text()
+    assert "DemoFusion preset: fast" in infotext and "DemoFusion steps: 2" in infotext
+    choose(page, "demofusion_preset", "none")
+    expect(page.locator("#demofusion_start input[type=number]")).to_have_value("1000")
+    page.fill("#txt2img_prompt textarea", infotext)
+    page.click("#paste")
+    expect(page.locator("#demofusion_start input[type=number]")).to_have_value("601")
+    expect(page.locator("#demofusion_steps input[type=number]")).to_have_value("2")
+
+
 def test_bad_setting_is_told_in_red(page: Page) -> None:
     prepare(page)
     tick(page)

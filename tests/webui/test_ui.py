@@ -1,5 +1,6 @@
 """The accordion, and the way back from an image's infotext."""
 
+import importlib
 import re
 
 import gradio as gr
@@ -17,7 +18,7 @@ CHANGED = {
 @pytest.fixture
 def script(host):
     script = host.our_script()
-    with gr.Blocks():
+    with gr.Blocks() as script.blocks:
         script.components = script.ui(False)
     return script
 
@@ -104,3 +105,17 @@ def test_an_image_without_us_only_switches_off(host, script):
 def test_nonsense_in_an_infotext_is_left_out(host, script):
     values = pasted(script, host, "cat\nSteps: 4, DemoFusion enabled: True, DemoFusion scale: huge")
     assert values[1] == host.params.BY_NAME["scale"].default
+
+
+def test_choosing_a_preset_sets_its_values(host, script):
+    """By hand alone: pasting sets every component by itself, and `change` would come behind it."""
+    ui = importlib.import_module("demofusion_lib.webui.ui")
+    parts = dict(zip((setting.name for setting in host.params.SETTINGS), script.components))
+    (choice,) = [d for d in script.blocks.dependencies if parts["preset"]._id in d["inputs"]]
+    assert choice["targets"] == [(parts["preset"]._id, "input")] or choice["trigger"] == "input"
+    assert choice["outputs"] == [parts[name]._id for name in ui.SET_BY_PRESETS]
+    for preset in parts["preset"].choices:
+        name = preset if isinstance(preset, str) else preset[1]
+        chosen = {key: update["value"] for key, update in zip(ui.SET_BY_PRESETS, ui.choose(name))}
+        made = host.params.Params.from_names({**chosen, "preset": name})
+        assert made == host.params.Params.from_names({"preset": name})
