@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demofusion_lib.core import Phase, PhaseFusion, Weights, WindowGrid, gaussian_blur, step_generator
+from demofusion_lib.core import (
+    Evaluation,
+    Guidance,
+    Phase,
+    PhaseFusion,
+    Weights,
+    WindowGrid,
+    X0Residual,
+    gaussian_blur,
+    step_generator,
+)
 
 from ..live_bytes import LiveBytes
 from .support import draws, one_phase
@@ -71,6 +81,30 @@ def test_three_latents_and_one_batch_of_patches(
         case = Case(one_phase(base, scale), base, border=border, wrap=wrap, batch=batch)
         assert case.extra(t) <= LATENTS, batch
         assert case.largest <= case.patch * batch
+
+
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance("low-pass"), Guidance(until=1000)], ids=str)
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("weight", ["flat", "sin2"])
+def test_weights_and_guidance_stay_within_them(weight: str, wrap: bool, guidance: Guidance) -> None:
+    """What stands in for the negative prompt's rows takes the place of what asking for them does."""
+    base = (16, 16)
+    case = Case(one_phase(base, 3.0), base, overlap=0.25, wrap=wrap)
+    case.fusion.window_weight, case.fusion.weights = weight, Weights(a2=float("inf"))
+    low = torch.zeros(2, 4, *base)
+    with torch.no_grad(), LiveBytes() as live:
+        evaluation = Evaluation(case.fusion, guidance, [0, 0], [1.0, None], MIXED, wrap)
+        evaluation(case.x, 0, 0.7, case.predict, low=lambda rows: low[list(rows)])
+    assert (live.peak - case.x.nbytes - 2 * case.largest) / case.latent <= LATENTS + wrap  # an enlarged margin around a small picture
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_what_holds_a_prediction_takes_one_more(wrap: bool) -> None:
+    before, denoised = draws(1, 1, 4, 16, 16), draws(2, 1, 4, 64, 64)
+    residual = X0Residual(denoised, denoised, before, Weights(1.0), wrap=wrap)
+    with LiveBytes() as live:
+        residual.corrected(denoised, 700.0)
+    assert live.peak <= (3 if wrap else 1.25) * denoised.nbytes  # its answer, and a few of the phase before's
 
 
 @pytest.mark.parametrize(("border", "wrap"), EDGES)
