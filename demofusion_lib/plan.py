@@ -165,13 +165,19 @@ class Plan:
         """Whether the run's evaluations are these. DPM adaptive alone takes as many as the picture asks for."""
         return is_countable(self.solver)
 
+    def _drawn_views(self, phase: Phase) -> tuple[int, int]:
+        """`views`, 0 of a path that no step draws."""
+        local, dilated = self.views(phase)
+        shares = [self.params.weights.c2(t) for t in self.phase_levels]
+        return local * any(c2 < 1 for c2 in shares), dilated * any(c2 > 0 for c2 in shares)
+
     def report(self) -> dict[str, Any]:
         """For a reader: `phases` from the base image on, and `units`."""
         height, width = self.drawn_lat
         base = {"phase": 1, "width": width * LATENT_PX, "height": height * LATENT_PX, "windows": 1, "sub_images": 0}
         phases = [{**base, "evaluations": self.base_evaluations}]
         for phase in self.phases:
-            local, dilated = self.views(phase)
+            local, dilated = self._drawn_views(phase)
             phases.append({
                 "phase": phase.number, "width": phase.width_lat * LATENT_PX, "height": phase.height_lat * LATENT_PX,
                 "windows": local, "sub_images": dilated, "evaluations": self.evaluations(phase),

@@ -54,6 +54,10 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
     return max(drawn, latent + picture_bytes(drawing, height, width)) if decoded else drawn
 
 
+VIEWS = {"windows": "windows", "sub_images": "sub-images"}
+"""What a phase's report counts, as it is named."""
+
+
 @torch.no_grad()
 def row_bytes(drawing: Drawing) -> int:
     """What the network allocates for one row of the native size."""
@@ -101,7 +105,8 @@ def picture_bytes(drawing: Drawing, height: int, width: int) -> int:
 def plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """For the terminal."""
     for phase in report["phases"]:
-        views = f"{phase['windows']} windows + {phase['sub_images']} sub-images" if phase["phase"] > 1 else "whole"
+        paths = [f"{phase[key]} {name}" for key, name in VIEWS.items() if phase[key]]
+        views = " + ".join(paths) if phase["phase"] > 1 else "whole"
         yield (
             f"phase {phase['phase']}: {phase['width']}x{phase['height']}, {views}, {phase['evaluations']} evaluations, "
             f"{phase['memory_bytes'] / GIB:.2f} GiB"

@@ -95,7 +95,9 @@ def test_weights_and_guidance_stay_within_them(weight: str, wrap: bool, guidance
     with torch.no_grad(), LiveBytes() as live:
         evaluation = Evaluation(case.fusion, guidance, [0, 0], [1.0, None], MIXED, wrap)
         evaluation(case.x, 0, 0.7, case.predict, low=lambda rows: low[list(rows)])
-    assert (live.peak - case.x.nbytes - 2 * case.largest) / case.latent <= LATENTS + wrap  # an enlarged margin around a small picture
+    assert (
+        live.peak - case.x.nbytes - 2 * case.largest
+    ) / case.latent <= LATENTS + wrap  # an enlarged margin around a small picture
 
 
 @pytest.mark.parametrize("wrap", [False, True])

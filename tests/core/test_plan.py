@@ -132,3 +132,10 @@ def test_a_report_for_readers() -> None:
     assert (phase["width"], phase["height"], phase["windows"], phase["sub_images"]) == (1024, 1024, 9, 4)
     assert report["evaluations"] == 40 + phase["evaluations"]
     assert report["units"] == pytest.approx(report["evaluations"] / 40)
+    for settings, views in (
+        ({"preset": "fast"}, (9, 0)),
+        ({"a2": 0}, (0, 4)),
+        ({"dilated": False, "overlap": 0}, (4, 0)),
+    ):
+        (_, phase) = plan(scale=2, steps=20, **settings).report()["phases"]
+        assert (phase["windows"], phase["sub_images"]) == views
