@@ -142,11 +142,11 @@ class Plan:
         memory holds for all phases. solver, weights: where they are not the plan's own.
         """
         params, weights = self.params, weights or self.params.weights
-        residual: Residual = SkipResidual(
-            previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic
-        )
+        residual: Residual
         if params.residual == "x0":
             residual = X0Residual(previous, noise, before, weights, wrap=self.wrap)
+        else:
+            residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
         fusion = PhaseFusion(
             phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch),
             wrap=self.wrap, window_weight=params.window_weight,

@@ -64,6 +64,7 @@ class PhaseEngine:
 
     def after_eps(self, eps: torch.Tensor, x: torch.Tensor, t: float, alpha: float, sigma: float) -> torch.Tensor:
         """The same of a guided prediction of the noise in `x = alpha * x0 + sigma * noise`."""
-        denoised = x.sub(eps, alpha=sigma).div_(alpha)
-        held = self.residual.corrected(denoised, t)
-        return eps if held is denoised else x.sub(held, alpha=alpha).div_(sigma)
+        if self.residual.hold(t) == 0:
+            return eps
+        held = self.residual.corrected(x.sub(eps, alpha=sigma).div_(alpha), t)
+        return x.sub(held, alpha=alpha).div_(sigma)

@@ -32,6 +32,10 @@ class Residual:
     def pull_again_(self, x: torch.Tensor, alpha: float, sigma: float) -> None:
         """The same to another tensor of the same noise level."""
 
+    def hold(self, t: float) -> float:
+        """How far the guided prediction at timestep `t` is pulled, from 0 to 1."""
+        return 0.0
+
     def corrected(self, denoised: torch.Tensor, t: float) -> torch.Tensor:
         """What becomes of the guided prediction of the clean latent at timestep `t`."""
         return denoised
@@ -60,8 +64,11 @@ class X0Residual(Residual):
         self.weights = weights
         self.wrap = wrap
 
+    def hold(self, t: float) -> float:
+        return self.weights.c1(t)
+
     def corrected(self, denoised: torch.Tensor, t: float) -> torch.Tensor:
-        weight = self.weights.c1(t)
+        weight = self.hold(t)
         if weight == 0:
             return denoised
         missing = self.before - shrink(denoised, self.before.shape[-2], self.before.shape[-1])

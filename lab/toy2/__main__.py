@@ -8,8 +8,6 @@ of either ground a window shows which it is up to t = 800 and more, so that the 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +16,11 @@ from time import perf_counter
 import torch
 from safetensors.torch import load_file
 
-from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.toy import TOY_FILE
 
 from ..checkpoint import PREFIXES, save_checkpoint
 from ..data import CROPS_BELOW, draw_grounded_picture, draw_grounded_scene
-from ..toy import Networks, Training, new_vae
+from ..toy import Networks, Training, new_vae, train
 from ..unet_training import LatentSet, UNetStage, encode_pictures
 from ..vae import VAE
 
@@ -78,14 +75,5 @@ class Training2(Training):
         self.log(f"{checkpoint.name}: {size / 1e6:.2f} MB, {perf_counter() - self.begun:.0f} s in all")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lab.toy2", description="Trains the second toy checkpoint.")
-    parser.add_argument("--out", type=Path, default=Path("out/toy2"), help="folder for its stages (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    args = parser.parse_args(argv)
-    keep_freed_memory()
-    Training2(args.out, torch.device(args.device)).run(args.out / "toy2.safetensors")
-
-
 if __name__ == "__main__":
-    main()
+    train(Training2, "toy2")
