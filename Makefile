@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy toy2 quality table memory clean
+.PHONY: test test-latest lint live ui demo demo-exact toy toy2 quality table memory bench-host bench-beside clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -56,6 +56,14 @@ table: $(VENV)/ready
 # the README's table of what decoding takes, by size of the picture; the comparison of docs/vae.md is bench.vae --compare
 memory: $(VENV)/ready
 	$(VENV)/bin/python -m bench.vae --memory
+
+# a running webui with --allow-code: what the phases take on top of its UNet, and how often they wait for a device
+bench-host: $(VENV)/ready
+	$(VENV)/bin/python -m bench.host --url $(WEBUI_URL)
+
+# and beside the DemoFusion script of multidiffusion-upscaler, installed in it too; pictures in out/beside
+bench-beside: $(VENV)/ready
+	$(VENV)/bin/python -m bench.beside --url $(WEBUI_URL) --out out/beside
 
 # --no-compile: most of what comes is never imported; a third of the time saved
 $(VENV)/ready: tests/requirements.txt
