@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 PAYS = 16
 """A larger batch of native windows draws no faster (`python -m bench.window_batch`)."""
@@ -59,15 +58,14 @@ class LiveBytes(TorchDispatchMode):
         self._storages: dict[int, tuple[int, int]] = {}  # how many tensors share it, and its bytes
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {address(tensor) for tensor in self._on_device((args, kwargs))}
         result = function(*args, **(kwargs or {}))
-        for tensor in self._on_device(result):
-            if id(tensor) not in self._tensors and (address(tensor) in self._storages or address(tensor) not in known):
-                self._follow(tensor)
+        for tensor in tensors_in(result):
+            if tensor.device == self.device and id(tensor) not in self._tensors:
+                place = address(tensor)
+                given = () if place in self._storages else tensors_in((args, kwargs))
+                if all(address(one) != place for one in given):
+                    self._follow(tensor)
         return result
-
-    def _on_device(self, values: Any) -> list[torch.Tensor]:
-        return [v for v in tree_flatten(values)[0] if isinstance(v, torch.Tensor) and v.device == self.device]
 
     def _follow(self, tensor: torch.Tensor) -> None:
         key, storage = id(tensor), address(tensor)
@@ -86,6 +84,17 @@ class LiveBytes(TorchDispatchMode):
             self._storages[storage] = count - 1, size
         else:
             self.now -= size
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Of an operation's arguments or results. By hand: it is asked twice for each of a model's thousand operations."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [tensor for part in value for tensor in tensors_in(part)]
 
 
 def address(tensor: torch.Tensor) -> int:
@@ -168,7 +177,7 @@ class WindowBatch:
         done, peaks = 0, []
         for rows in TRIAL:
             measured = Measured(ask, device)
-            if not self._attempt(measured, take, done, done + rows, area):
+            if not self._attempt(measured if done else ask, take, done, done + rows, area):
                 return done
             done += rows
             peaks.append(measured.peak)

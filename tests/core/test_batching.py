@@ -283,7 +283,7 @@ def test_a_model_that_cannot_be_watched_draws_in_modest_batches() -> None:
 
     batch = WindowBatch(free_bytes=lambda: PLENTY)
     evaluate(fusion_of(batch), shy)
-    assert batch.size == MODEST and sizes[6:] == [MODEST] * 11 + [2]
+    assert batch.size == MODEST and sizes[5:] == [MODEST] * 11 + [2]
 
 
 def test_a_models_own_error_in_the_first_call_is_not_taken_for_the_watching() -> None:
