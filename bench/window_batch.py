@@ -17,11 +17,22 @@ from typing import Any
 
 import torch
 
-from demofusion_lib.core import Phase, PhaseFusion, Weights, WindowBatch, WindowGrid, plan_phases, step_generator
+from demofusion_lib.core import (
+    Evaluation,
+    Guidance,
+    Phase,
+    PhaseFusion,
+    Weights,
+    WindowBatch,
+    WindowGrid,
+    plan_phases,
+    step_generator,
+)
 from demofusion_lib.standalone.guidance import Guided, SigmaForm, SizeTold
 from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import choose_device, choose_dtype, load_model
 from demofusion_lib.standalone.prompts import encode, encode_negative
+from demofusion_lib.standalone.samplers import Schedule
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 EVALUATIONS = 20
@@ -36,6 +47,7 @@ class Bench:
         device = choose_device()
         torch.set_num_threads(1)
         self.model = load_model(model, device, choose_dtype(dtype, device))
+        self.schedule = Schedule(self.model.alphas_cumprod)
         self.side = self.model.native_px // 8
         self.phase: Phase = plan_phases((self.side,) * 2, (round(self.side * scale),) * 2, "direct")[0]
         self.cond = encode(self.model, ["a red disc"])
@@ -56,12 +68,14 @@ class Bench:
         """Seconds of one evaluation."""
         fusion = PhaseFusion(self.phase, self.grid, Weights(), batch=batch)
         fusion.begin_step([step_generator(1, 2, 0)])
-        engine: Any = SimpleNamespace(fusion=fusion)
+        engine: Any = SimpleNamespace(
+            evaluation=lambda owners, shares, t: Evaluation(fusion, Guidance(), owners, shares, t)
+        )
         told = SizeTold((8 * self.side,) * 2, (8 * self.side,) * 2)
         guided = Guided(self.model, self.cond, self.uncond, 3.0, told, engine=engine)
         clock = process_time if self.x.device.type == "cpu" else perf_counter
         begun = clock()
-        answer = guided(self.x, T, SigmaForm(SIGMA, self.model.prediction))
+        answer = guided(self.x, T, SigmaForm(SIGMA, self.model.prediction), self.schedule.shrunk)
         float(answer.sum())  # waits for the device
         return clock() - begun
 

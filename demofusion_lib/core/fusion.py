@@ -16,7 +16,7 @@ from .finite import NotFiniteError, Place, all_finite, not_finite, place_of, tot
 from .phases import Phase, statistics
 from .schedule import Weights
 from .views import Layout, View, WindowGrid, dilated_layout
-from .weighing import WindowWeights
+from .weighing import Masks, WindowWeights
 from .wrap import beyond
 
 Predict = Callable[[torch.Tensor, Sequence[int], Sequence[View], Layout], torch.Tensor]
@@ -113,12 +113,14 @@ def with_statistics_(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
 class Asked(NamedTuple):
     """Whom the patches of an evaluation are given to.
 
-    rescued: gets a place for every patch that `rescue` had to answer. totals: gets a number for each batch of answers,
-    finite only if they are; nobody looks at them before. None where they are to be looked at as they come.
+    alike: how many rows every evaluation of the phase has a multiple of. rescued: gets a place for every patch that `rescue`
+    had to answer. totals: gets a number for each batch of answers, finite only if they are; nobody looks at them before.
+    None where they are to be looked at as they come.
     """
 
     predict: Predict
     rescue: Predict
+    alike: int
     rescued: list[Place]
     totals: list[torch.Tensor] | None
 
@@ -150,6 +152,7 @@ class Path:
             len(jobs), area, self.fused.device,
             lambda start, stop: self._ask(self.asked.predict, jobs[start:stop], shape),
             lambda start, stop, outputs: self._take(jobs[start:stop], shape, outputs),
+            len(jobs) * self.asked.alike // len(self.owners),
         )  # fmt: skip
 
     def _ask(self, predict: Predict, jobs: Jobs, shape: tuple[int, int]) -> torch.Tensor:
@@ -223,6 +226,7 @@ class PhaseFusion:
         self.looks_at_once = looks_at_once
         self.local: Layout | None = None
         self.rescued: list[Place] = []
+        self.masks: Masks = {}
 
     def begin_step(self, generators: Sequence[torch.Generator]) -> None:
         """Draws the step's windows, one generator for each image. All evaluations until the next call share them."""
@@ -237,6 +241,7 @@ class PhaseFusion:
         predict: Predict,
         *,
         rescue: Predict | None = None,
+        alike: int | None = None,
     ) -> torch.Tensor:
         """The fused output for rows `x (rows, channels, height, width)`, in whatever form `predict` answers.
 
@@ -245,13 +250,15 @@ class PhaseFusion:
             the denoised of an epsilon model, `1 / (sigma^2 + 1)` for that of a v model, 0 where the output is epsilon.
         rescue: asked once more for a single patch whose output holds NaN or infinity, a host's float32 say; without
             one `predict` is.
+        alike: how many rows every evaluation of the phase has a multiple of, where it is not always so many: then the calls
+            of all of them can be of one size (see `batching.call_size`).
 
         Raises NotFiniteError where that does not help, and an error of memory where one patch is too many
         (see `WindowBatch`).
         """
         if self.local is None:
             raise RuntimeError("begin_step has not been called")
-        asked = Asked(predict, rescue or predict, self.rescued, None)
+        asked = Asked(predict, rescue or predict, alike or len(owners), self.rescued, None)
         if x.device.type == "cpu" if self.looks_at_once is None else self.looks_at_once:
             return self._fused(x, owners, t, skip, asked)
         asked = asked._replace(totals=[])
@@ -278,7 +285,9 @@ class PhaseFusion:
         assert self.local is not None
         size_lat = x.shape[-2], x.shape[-1]
         cut = Cut(self.local, size_lat, x.device)
-        weigh = None if self.window_weight == "flat" else WindowWeights(self.window_weight, self.local, size_lat, x)
+        weigh = None
+        if self.window_weight != "flat":
+            weigh = WindowWeights(self.window_weight, self.local, size_lat, x, self.masks)
         path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh)
         path.run(self.batch, self.native)
         for image in set(owners):

@@ -7,6 +7,7 @@ host makes of the two rows afterwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,13 @@ class Guidance:
             return passes * patches
         return (passes - 1) * patches + (passes if self.low_pass(t) else 0)
 
+    def alike(self, shares: Sequence[float | None]) -> int | None:
+        """How many rows every evaluation of a phase has a multiple of, of a call with these; None where all have as many."""
+        if self.kind != "windows" or self.until <= 0:
+            return None
+        negatives = list(shares).count(None)
+        return math.gcd(len(shares) - negatives, negatives)
+
 
 @dataclass
 class Evaluation:
@@ -77,11 +85,12 @@ class Evaluation:
         """The answer to rows `first` and following; what else is as in `PhaseFusion`, but `low`."""
         rows = [(first + i) % len(self.owners) for i in range(len(x))]
         owners, shares = [self.owners[row] for row in rows], [self.shares[row] for row in rows]
+        alike = self.guidance.alike(shares)
         if self.guidance.in_windows(self.t) or None not in self.shares:
-            return self.fusion(x, owners, self.t, skip, predict, rescue=rescue)
+            return self.fusion(x, owners, self.t, skip, predict, rescue=rescue, alike=alike)
         known = {*self.prompts, *(owner for owner, share in zip(owners, shares) if share is not None)}
         asked = [i for i, share in enumerate(shares) if share is not None or owners[i] not in known]
-        answer = self._asked(x, asked, owners, skip, predict, rescue)
+        answer = self._asked(x, asked, owners, skip, predict, rescue, alike)
         self._gather(self.prompts, answer, owners, shares)
         others = [i for i in range(len(x)) if i not in asked]
         for i in others:
@@ -92,7 +101,7 @@ class Evaluation:
 
     def _asked(
         self, x: torch.Tensor, asked: Sequence[int], owners: Sequence[int], skip: float,
-        predict: Predict, rescue: Predict | None,
+        predict: Predict, rescue: Predict | None, alike: int | None,
     ) -> torch.Tensor:  # fmt: skip
         """The fused answers to some rows; the others are left to be filled in."""
 
@@ -104,7 +113,7 @@ class Evaluation:
             part = x if len(asked) == len(x) else x[list(asked)]
             owned = [owners[i] for i in asked]
             fused = self.fusion(
-                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue) if rescue else None
+                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue) if rescue else None, alike=alike
             )  # fmt: skip
             if len(asked) == len(x):
                 return fused

@@ -35,25 +35,36 @@ def profile(kind: str, length: int, fades_before: bool, fades_after: bool) -> to
     return torch.ones(length)
 
 
-class WindowWeights:
-    """Weights `(1, height, width)` of the windows of a layout over a latent of `size_lat` (height, width), as `like` is."""
+Key = tuple[int, bool, bool]
+"""Of a profile: its length, and whether it fades before and after."""
+Masks = dict[tuple[Key, Key], torch.Tensor]
+"""The weights of a window, by its rows' profile and its columns'."""
 
-    def __init__(self, kind: str, layout: Layout, size_lat: tuple[int, int], like: torch.Tensor):
+
+class WindowWeights:
+    """Weights `(1, height, width)` of the windows of a layout over a latent of `size_lat` (height, width), as `like` is.
+
+    masks: those that are known already, of other layouts over latents of the same type. There are nine at most.
+    """
+
+    def __init__(
+        self, kind: str, layout: Layout, size_lat: tuple[int, int], like: torch.Tensor, masks: Masks | None = None
+    ):
         self.kind = kind
         self.layout = layout
         self.size_lat = size_lat
         self.like = like
-        self.known: dict[tuple[int, bool, bool], torch.Tensor] = {}
+        self.masks: Masks = {} if masks is None else masks
 
     def __call__(self, view: View) -> torch.Tensor:
         top, left, _, _ = self.layout.padding
-        rows = self._axis(view.rows, top, self.size_lat[0])
-        cols = self._axis(view.cols, left, self.size_lat[1])
-        return (rows[:, None] * cols[None])[None]
+        rows = self._key(view.rows, top, self.size_lat[0])
+        cols = self._key(view.cols, left, self.size_lat[1])
+        if (rows, cols) not in self.masks:
+            mask = profile(self.kind, *rows)[:, None] * profile(self.kind, *cols)
+            self.masks[rows, cols] = mask[None].to(self.like)
+        return self.masks[rows, cols]
 
-    def _axis(self, part: slice, before: int, length: int) -> torch.Tensor:
+    def _key(self, part: slice, before: int, length: int) -> Key:
         around = self.layout.around is not None
-        key = part.stop - part.start, around or part.start > before, around or part.stop < before + length
-        if key not in self.known:
-            self.known[key] = profile(self.kind, *key).to(self.like)
-        return self.known[key]
+        return part.stop - part.start, around or part.start > before, around or part.stop < before + length

@@ -89,6 +89,25 @@ def guidance_embedding(guidance: float, width: int) -> torch.Tensor:
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """What the prompts of a call's rows tell the network, a row for each of its patches; None where it is told nothing."""
+
+    context: torch.Tensor
+    readable: torch.Tensor | None
+    pooled: torch.Tensor | None
+
+
+KEPT = 4
+"""So many calls' `Repeated` are kept at most: of one picture those of prompt and negative prompt, of windows and sub-images."""
+
+
+def to_device(numbers: Sequence[Sequence[float]], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers on the device of `like`, by way of memory from which a GPU takes them without being waited for."""
+    made = torch.tensor(numbers, dtype=dtype)
+    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else made.to(like.device)
+
+
 class Guided:
     """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
 
@@ -109,6 +128,7 @@ class Guided:
         self.base_lat = base_lat
         self.progress = progress
         self.evaluations = 0
+        self.repeated: dict[tuple[torch.dtype, tuple[int, ...]], Repeated] = {}
 
     @torch.no_grad()
     def __call__(
@@ -154,29 +174,38 @@ class Guided:
         return low
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int], views: Sequence[View]) -> torch.Tensor:
-        model, chosen = self.model, list(rows)
-        context, readable = self.encoded.rows(chosen)
+        model, prompts = self.model, self._prompts(tuple(rows))
         added: dict[str, Any] = {}
         told: torch.Tensor | None = None
         if model.guidance_width:
             told = guidance_embedding(self.guidance, model.guidance_width).to(x.device, model.dtype).expand(len(x), -1)
-        if self.encoded.pooled is not None:
-            added = {
-                "text_embeds": self.encoded.pooled[chosen].to(model.dtype),
-                "time_ids": self._time_ids(len(chosen), views, x),
-            }
+        if prompts.pooled is not None:
+            added = {"text_embeds": prompts.pooled, "time_ids": self._time_ids(views, x)}
         times = torch.full((len(x),), t, device=x.device)
         output = model.unet(
-            x.to(model.dtype), times, encoder_hidden_states=context.to(model.dtype), encoder_attention_mask=readable,
+            x.to(model.dtype), times, encoder_hidden_states=prompts.context, encoder_attention_mask=prompts.readable,
             timestep_cond=told, added_cond_kwargs=added or None, return_dict=False,
         )[0]  # fmt: skip
         self.evaluations += len(x)
         self.progress(len(x))
         return output.to(x.dtype)
 
-    def _time_ids(self, count: int, views: Sequence[View], x: torch.Tensor) -> torch.Tensor:
-        corners = [view.corner_lat or (0, 0) for view in views] or [(0, 0)] * count
+    def _prompts(self, rows: tuple[int, ...]) -> Repeated:
+        """Repeated once for a phase, not for every call of it."""
+        dtype = self.model.dtype
+        known = self.repeated.get((dtype, rows))
+        if known is not None:
+            return known
+        context, readable = self.encoded.rows(rows)
+        pooled = self.encoded.pooled
+        made = Repeated(context.to(dtype), readable, None if pooled is None else pooled[list(rows)].to(dtype))
+        if len(self.repeated) < KEPT:
+            self.repeated[dtype, rows] = made
+        return made
+
+    def _time_ids(self, views: Sequence[View], x: torch.Tensor) -> torch.Tensor:
+        corners = [view.corner_lat or (0, 0) for view in views] or [(0, 0)] * len(x)
         ids = [
             [*self.told.original_px, top * LATENT_PX, left * LATENT_PX, *self.told.target_px] for top, left in corners
         ]
-        return torch.tensor(ids, device=x.device, dtype=self.model.dtype)
+        return to_device(ids, x, self.model.dtype)

@@ -78,8 +78,18 @@ def rows_at_once(drawing: Drawing, phase: Phase, row: int) -> float:
     sub_image = math.ceil(phase.height_lat / phase.dilation) * math.ceil(phase.width_lat / phase.dilation)
     paths = [(local, 1.0)] * any(c2 < 1 for c2 in shares)
     paths += [(dilated, sub_image / (height * width))] * any(c2 > 0 for c2 in shares)
-    rows = plan.images * plan.passes
-    return max(min(views * rows, batch.rows(area)) * area for views, area in paths)
+    rows, alike = rows_of(drawing)
+    return max(batch.largest(views * rows, views * alike, area) * area for views, area in paths)
+
+
+def rows_of(drawing: Drawing) -> tuple[int, int]:
+    """How many rows an evaluation of a phase has at most, and how many each has a multiple of."""
+    plan, guiding = drawing.plan, drawing.plan.params.guiding
+    negatives = plan.images * (plan.passes - 1)
+    alike = guiding.alike([1.0] * plan.images + [None] * negatives)
+    if not any(guiding.in_windows(t) for t in plan.phase_levels):
+        negatives = 0
+    return plan.images + negatives, alike or plan.images + negatives
 
 
 def settled(batch: WindowBatch, row: int) -> WindowBatch:

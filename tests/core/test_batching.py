@@ -227,10 +227,11 @@ def test_the_largest_batch_that_fits(fits: int, fixed: int) -> None:
     with LiveBytes() as live:
         evaluate(fusion_of(batch), model)
     around = 2 * 2 * 9 * PATCH  # what is drawn and the answer, two rows each
-    assert batch.size == fits and max(model.sizes[len(TRIAL) :]) == fits
+    largest = 10 if fits >= 10 else fits  # of 50 patches, all calls alike
+    assert batch.size == fits and max(model.sizes[len(TRIAL) :]) == largest
     assert live.peak - around <= SHARE * free + EACH  # the two of the trial may be more than fit
     if fits > 1:
-        assert SHARE * free - EACH < live.peak - around <= SHARE * free
+        assert SHARE * free - EACH * (1 + fits - largest) < live.peak - around <= SHARE * free
 
 
 @pytest.mark.parametrize("free", [PLENTY, 2 * PLENTY, int((PAYS + 1) * EACH / SHARE)])
@@ -239,7 +240,7 @@ def test_where_memory_is_plentiful_the_batch_is_always_the_same(free: int) -> No
         batch = WindowBatch(free_bytes=lambda: free)
         evaluate(fusion_of(batch), model)
         assert batch.size == PAYS and batch.reduced is None
-        assert model.sizes[:4] == [*TRIAL, PAYS]
+        assert model.sizes[:4] == [*TRIAL, 10]
 
 
 def test_weights_that_come_with_the_first_call_are_not_a_patchs() -> None:
@@ -283,7 +284,7 @@ def test_a_model_that_cannot_be_watched_draws_in_modest_batches() -> None:
 
     batch = WindowBatch(free_bytes=lambda: PLENTY)
     evaluate(fusion_of(batch), shy)
-    assert batch.size == MODEST and sizes[5:] == [MODEST] * 11 + [2]
+    assert batch.size == MODEST and sizes[5:] == [MODEST] * 10 + [3, 3]
 
 
 def test_a_models_own_error_in_the_first_call_is_not_taken_for_the_watching() -> None:
