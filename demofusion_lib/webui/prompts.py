@@ -9,6 +9,7 @@ count from 1, or from the base image's number of steps, as in the second pass.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 TIME = re.compile(r"(?<=:)(\s*)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?=\s*\])")
 """A number between a colon and a closing bracket: in the prompt language it can be nothing else."""
@@ -25,3 +26,8 @@ def in_phases(prompt: str, base_steps: int) -> str:
         return f"{space}{time - start:.6f}" if "." in text else f"{space}{int(time) - start}"
 
     return TIME.sub(moved, prompt)
+
+
+def may_change(prompts: Iterable[str]) -> bool:
+    """Whether what is encoded may depend on the number of steps: all that switches or alternates stands in brackets."""
+    return any("[" in prompt for prompt in prompts)

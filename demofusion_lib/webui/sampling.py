@@ -19,7 +19,7 @@ from .families import family_of, plain_sampler, solver_name
 from .hypertile import HyperTile
 from .others import extension_of
 from .progress import Progress
-from .prompts import in_phases
+from .prompts import in_phases, may_change
 from .tiling import Convolutions, as_they_are, wraps
 
 LENT = (
@@ -124,7 +124,9 @@ class PhaseSampler:
         """Prompts encoded for the phase's own number of steps, for its place in the run and the size that SDXL is told."""
         p, steps = self.p, self.plan.phase_steps
         p.refiner_checkpoint_info = None
-        if not self._move_times() and steps == p.steps and not p.sd_model.is_sdxl and not self.new_model:
+        same = steps == p.steps or not may_change((*p.prompts, *p.negative_prompts))
+        if not self._move_times() and same and not p.sd_model.is_sdxl and not self.new_model:
+            p.steps = steps
             return
         base = p.height, p.width
         p.steps = steps
