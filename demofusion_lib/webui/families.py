@@ -62,6 +62,10 @@ class SigmaFamily:
     def __init__(self, base: Any):
         self.base = base
         self.levels = on_cpu(base)
+        self.timesteps: dict[float, float] = {}
+        """By sigma, what has been looked up: every evaluation asks several times."""
+        self.schedules: dict[tuple[int, float], torch.Tensor] = {}
+        """Those that begin late, by steps and first timestep: a phase asks for its own several times."""
 
     def sigmas(self, sampler: Any, p: Any, steps: int, start_t: float | None) -> torch.Tensor:
         """The schedule of a sampling from timestep `start_t`, None for the whole one, as the host's scheduler makes it.
@@ -71,6 +75,11 @@ class SigmaFamily:
         """
         if start_t is None:
             return sampler.get_sigmas(p, steps)
+        if (steps, start_t) not in self.schedules:
+            self.schedules[steps, start_t] = self._late_sigmas(sampler, p, steps, start_t)
+        return self.schedules[steps, start_t]
+
+    def _late_sigmas(self, sampler: Any, p: Any, steps: int, start_t: float) -> torch.Tensor:
         first = self.highest(start_t)
         levels = self._within(sampler, p, steps, start_t)
         if float(levels[0]) > first * 1.001:  # a scheduler that has levels of its own
@@ -118,7 +127,10 @@ class SigmaFamily:
 
     def level(self, level: torch.Tensor) -> tuple[float, float, float]:
         """Training timestep, alpha, sigma."""
-        return float(self.levels.sigma_to_t(level[:1])), 1.0, float(level[0])
+        sigma = float(level[0])
+        if sigma not in self.timesteps:
+            self.timesteps[sigma] = float(self.levels.sigma_to_t(level[:1]))
+        return self.timesteps[sigma], 1.0, sigma
 
     def skip(self, level: torch.Tensor) -> float:
         """How much of its input the inner model's answer holds beside the network's output."""
