@@ -34,6 +34,8 @@ FULL_START = 1000
 SIZE_CONDITIONS = ("final", "phase", "base")
 VAES = ("auto", "exact", "estimated", "host")
 TEXT_CHARACTERS = 1000
+SAME = "same"
+"""Of a sampler or scheduler of the phases: the base image's own."""
 
 
 QUOTED_CHARACTERS = 80
@@ -67,6 +69,7 @@ class Setting:
     """One row of the table. `low`, `high`, `step` for numbers, `choices` for words; a text has neither.
 
     told: whether the infotext tells of it; what leaves the picture as it is and belongs to one run alone is not told.
+    names: what a text names one of, a sampler say. Which there are is known to the host alone, which checks it.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Setting:
     step: float | None = None
     choices: tuple[str, ...] = ()
     told: bool = True
+    names: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -102,6 +106,8 @@ class Setting:
             return "true or false"
         if self.choices:
             return ", ".join(self.choices)
+        if self.names:
+            return f"{SAME}, or the name of {self.names}"
         if self.is_text:
             return f"one line of up to {TEXT_CHARACTERS} characters, or nothing"
         whole = "whole numbers " if self.kind is int else ""
@@ -115,13 +121,18 @@ class Setting:
             return value
         if self.choices and value in self.choices:
             return value
-        if self.is_text and isinstance(value, str) and len(value) <= TEXT_CHARACTERS and (value + " ").isprintable():
+        if self.is_text and isinstance(value, str) and self._is_line(value):
             return value.strip()
         if self.kind is int and number and value == value // 1 and self._within(value):
             return int(value)
         if self.kind is float and number and self._within(value):
             return float(value)
         raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}")
+
+    def _is_line(self, text: str) -> bool:
+        """Which nothing is too, but no name."""
+        printable = len(text) <= TEXT_CHARACTERS and (text + " ").isprintable()
+        return printable and not (self.names and not text.strip())
 
     def _nearest(self, value: Any) -> str:
         """For a whole number between two allowed ones, the nearer of them."""
@@ -182,6 +193,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES),
     Setting("guidance_until", "Guidance ends", 0, "The timestep below which the phases follow the prompt alone, without guidance; 0 guides to the end.", 0, 1000, 1),
     Setting("preset", "Preset", NONE, "Sets other settings at once: paper is the whole method, fine, fast and draft take few steps. What is set besides counts before it.", choices=tuple(PRESETS)),
+    Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
+    Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -219,6 +232,18 @@ def preset_values(preset: Any, read: Callable[[Setting, Any], Any] = Setting.che
     return {s.name: s.default for s in SETTINGS} | dict(PRESETS[name]) | {"preset": name}
 
 
+def named(args: Sequence[Any]) -> Mapping[str, Any]:
+    """What the API's or the accordion's arguments say, by name and unchecked (see `Params.from_args`).
+
+    Raises SettingsError for more of them than there are settings.
+    """
+    if args and isinstance(args[0], Mapping):
+        return args[0]
+    if len(args) > len(SETTINGS):
+        raise SettingsError(f"{len(args)} arguments, allowed: at most {len(SETTINGS)}, or one dictionary of names")
+    return {s.name: value for s, value in zip(SETTINGS, args)}
+
+
 @dataclass(frozen=True)
 class Params:
     """Checked settings, by name. Build it with `from_args`, `from_names` or `from_infotext`."""
@@ -252,6 +277,8 @@ class Params:
     guidance: str
     guidance_until: int
     preset: str
+    phase_sampler: str
+    phase_scheduler: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
@@ -264,11 +291,7 @@ class Params:
 
         Behind a mapping the host fills up with the accordion's values, which say nothing then.
         """
-        if args and isinstance(args[0], Mapping):
-            return cls.from_names(args[0])
-        if len(args) > len(SETTINGS):
-            raise SettingsError(f"{len(args)} arguments, allowed: at most {len(SETTINGS)}, or one dictionary of names")
-        return cls.from_names({s.name: value for s, value in zip(SETTINGS, args)})
+        return cls.from_names(named(args))
 
     @classmethod
     def from_infotext(cls, texts: Mapping[str, str]) -> Params:
@@ -291,6 +314,12 @@ class Params:
         """The timestep that the phases begin at; None for the sampler's own whole schedule."""
         start = self.start or round(self.weights.start)
         return None if start >= FULL_START else float(max(start, 1))
+
+    def in_phases(self, sampler: str, scheduler: str) -> tuple[str, str]:
+        """The names of the phases' sampler and scheduler, from those of the base image."""
+        own = ((self.phase_sampler, sampler), (self.phase_scheduler, scheduler))
+        chosen = [base if name == SAME else name for name, base in own]
+        return chosen[0], chosen[1]
 
     @property
     def guiding(self) -> Guidance:

@@ -41,6 +41,7 @@ class Plan:
 
     drawn_lat: `(height, width)` of the base image as it is drawn, which is the windows' size too.
     steps: the base image's. solver: the sampler's function by name, as `core.solvers` knows it.
+    phase_solver, levels_of_phases: of the phases, where their sampler or schedule is another than the base image's.
     images: how many at once. passes: rows that each image takes in an evaluation, prompt and negative prompt say.
     wrap: seamless pictures.
 
@@ -55,6 +56,8 @@ class Plan:
     images: int = 1
     passes: int = 2
     wrap: bool = False
+    phase_solver: str = ""
+    levels_of_phases: Levels | None = None
 
     def __post_init__(self) -> None:
         _ = self.climb
@@ -107,7 +110,7 @@ class Plan:
     @cached_property
     def phase_levels(self) -> Sequence[float]:
         """The training timesteps of a phase's evaluations."""
-        return self.levels(self.phase_steps, self.params.start_t)
+        return (self.levels_of_phases or self.levels)(self.phase_steps, self.params.start_t)
 
     def rows(self, phase: Phase, t: float) -> int:
         """That the model is given for an image in an evaluation at `t`: windows and sub-images, less the paths that have no
@@ -152,7 +155,7 @@ class Plan:
             wrap=self.wrap, window_weight=params.window_weight,
         )  # fmt: skip
         return PhaseEngine(
-            residual, fusion, step_starts(solver or self.solver, self.phase_steps),
+            residual, fusion, step_starts(solver or self.phase_solver or self.solver, self.phase_steps),
             lambda step: [step_generator(seed, phase.number, step) for seed in seeds], params.guiding,
         )  # fmt: skip
 
@@ -163,7 +166,8 @@ class Plan:
     @property
     def is_exact(self) -> bool:
         """Whether the run's evaluations are these. DPM adaptive alone takes as many as the picture asks for."""
-        return is_countable(self.solver)
+        solvers = [self.solver, *([self.phase_solver or self.solver] if self.phases else [])]
+        return all(map(is_countable, solvers))
 
     def _drawn_views(self, phase: Phase) -> tuple[int, int]:
         """`views`, 0 of a path that no step draws."""

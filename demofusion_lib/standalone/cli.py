@@ -25,7 +25,7 @@ from .models import Model, choose_device, choose_dtype, load_model
 from .output import Output
 from .planned import plan_lines, plan_report
 from .resuming import check_weights, made_of, read_arguments
-from .samplers import find_sampler
+from .samplers import find_phase_sampler, find_sampler
 from .stops import Stops
 from .telling import (
     BAD_INPUT,
@@ -51,7 +51,7 @@ def order_of(args: argparse.Namespace) -> Order:
 
 def check_before_loading(args: argparse.Namespace) -> None:
     """What needs no model: a fault that shows at the end of an hour's drawing can mostly be seen before it."""
-    params_of(args)
+    params = params_of(args)
     for name in ("prompt", "negative"):
         text = getattr(args, name)
         try:
@@ -59,6 +59,7 @@ def check_before_loading(args: argparse.Namespace) -> None:
         except UnicodeEncodeError as error:
             raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
     find_sampler(args.sampler, args.scheduler)
+    find_phase_sampler(params, args.sampler, args.scheduler)
     if not args.plan_only:
         check_folder(args.out)
 

@@ -16,7 +16,7 @@ from ..saved import SavedPhase
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
 from .prompts import encode, encode_negative
-from .samplers import AUTOMATIC, Sampler, Schedule, Solver, find_sampler
+from .samplers import AUTOMATIC, Sampler, Schedule, Solver, find_phase_sampler, find_sampler
 
 PHASE_NOISE, SAMPLER_NOISE = -1, -2  # beside the steps 0, 1, 2, ... in `step_generator`
 
@@ -75,23 +75,30 @@ class Drawing:
     progress: Progress = lambda rows: None
     saved: SavedPhase | None = None
     sampler: Sampler = field(init=False)
+    phase_sampler: Sampler = field(init=False)
     plan: Plan = field(init=False)
     batch: WindowBatch = field(init=False)
 
     def __post_init__(self) -> None:
         order = self.order
         self.sampler, self.scheduler = find_sampler(order.sampler, order.scheduler)
+        own = find_phase_sampler(order.params, order.sampler, order.scheduler)
+        self.phase_sampler, self.phase_scheduler = own
         self.schedule = Schedule(self.model.alphas_cumprod)
         self._solver(order.steps)
-        self._solver(order.params.steps or order.steps, order.params.start_t)
+        self._phase_solver(order.params.steps or order.steps, order.params.start_t)
         self.plan = Plan(
-            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps, start).levels_t(),
-            images=len(order.prompts), passes=passes(self.model, order.guidance),
+            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps).levels_t(),
+            images=len(order.prompts), passes=passes(self.model, order.guidance), phase_solver=self.phase_sampler.solver,
+            levels_of_phases=lambda steps, start: self._phase_solver(steps, start).levels_t(),
         )  # fmt: skip
         self.batch = window_batch(order.params.window_batch, self.model.device)
 
-    def _solver(self, steps: int, start_t: float | None = None) -> Solver:
-        return Solver(self.sampler, self.schedule, self.scheduler, steps, start_t)
+    def _solver(self, steps: int) -> Solver:
+        return Solver(self.sampler, self.schedule, self.scheduler, steps)
+
+    def _phase_solver(self, steps: int, start_t: float | None) -> Solver:
+        return Solver(self.phase_sampler, self.schedule, self.phase_scheduler, steps, start_t)
 
     @property
     def last(self) -> int:
@@ -151,7 +158,7 @@ class Drawing:
         return Finished(self.saved.number, latent, 0, 0.0, (mean, deviation))
 
     def _phase(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        solver = self._solver(self.plan.phase_steps, self.order.params.start_t)
+        solver = self._phase_solver(self.plan.phase_steps, self.order.params.start_t)
         engine = self._engine(phase, previous, before)
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
@@ -166,5 +173,5 @@ class Drawing:
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
         return self.plan.engine(
-            phase, previous, before, noise, self.order.seeds, stochastic=self.sampler.stochastic, batch=self.batch
+            phase, previous, before, noise, self.order.seeds, stochastic=self.phase_sampler.stochastic, batch=self.batch
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..params import BY_NAME, LATENT_PX, SETTINGS, Params, Setting, SettingsError, quoted
+from ..params import BY_NAME, LATENT_PX, SAME, SETTINGS, Params, Setting, SettingsError, quoted
 from .configs import FAMILIES
 from .errors import UserError
 from .models import DTYPES
@@ -18,6 +18,8 @@ from .training import AUTO, PREDICTIONS
 OUT = Path("out/demofusion")
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
+NAMES = {"phase_sampler": (SAME, *SAMPLERS), "phase_scheduler": (SAME, *SCHEDULERS)}
+"""What the settings can name here that name something of their host's."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +56,9 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def setting_type(setting: Setting) -> Callable[[str], Any]:
+    if setting.name in NAMES:
+        return one_of(*NAMES[setting.name])
+
     def parse(text: str) -> Any:
         try:
             return setting.from_text(text)
@@ -71,7 +76,8 @@ def add_setting(group: Any, setting: Setting) -> None:
     if setting.kind is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{setting.help} ({shown})", **common)
     else:
-        text = f"{setting.help} Allowed: {setting.allowed} ({setting.to_text(shown)})".replace("%", "%%")
+        allowed = ", ".join(NAMES[setting.name]) if setting.name in NAMES else setting.allowed
+        text = f"{setting.help} Allowed: {allowed} ({setting.to_text(shown)})".replace("%", "%%")
         group.add_argument(flag, type=setting_type(setting), metavar=setting.name.upper(), help=text, **common)
 
 

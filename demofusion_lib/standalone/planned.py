@@ -47,7 +47,8 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
     plan = drawing.plan
     height, width = plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
     latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
-    more = next((latents for name, latents in MORE.items() if name in drawing.sampler.solver), 0)
+    solver = (drawing.sampler if phase is None else drawing.phase_sampler).solver
+    more = next((latents for name, latents in MORE.items() if name in solver), 0)
     held = latent * (HELD + FUSED * plan.passes + more)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
     drawn = held + math.ceil(row * rows)

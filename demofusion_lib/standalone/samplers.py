@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core import PhaseEngine, evaluated_sigmas, evaluated_timesteps, first_sigma, is_stochastic
-from ..params import quoted
+from ..params import SAME, Params, quoted
 from .errors import UserError
 from .guidance import EpsForm, Guided, SigmaForm
 from .packages import part_of
@@ -64,16 +64,35 @@ SAMPLERS = {
 
 def find_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
     """Also by the old names with the scheduler behind: `DPM++ 2M Karras`. Raises UserError for an unknown one."""
+    return _found(*_split(name, scheduler))
+
+
+def find_phase_sampler(params: Params, name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
+    """The phases', beside those of the base image. Raises UserError for an unknown one."""
+    name, scheduler = params.in_phases(*_split(name, scheduler))
+    is_base = params.phase_scheduler == SAME
+    if is_base and name in SAMPLERS and SAMPLERS[name].is_timestep:
+        scheduler = AUTOMATIC  # what the base image's is says nothing to one that has its own
+    return _found(name, scheduler, "phase_", (SAME,))
+
+
+def _split(name: str, scheduler: str) -> tuple[str, str]:
     for ending in SCHEDULERS[2:]:
         if name.endswith(f" {ending}") and scheduler in (AUTOMATIC, ending):
-            name, scheduler = name.removesuffix(f" {ending}"), ending
+            return name.removesuffix(f" {ending}"), ending
+    return name, scheduler
+
+
+def _found(name: str, scheduler: str, of: str = "", also: tuple[str, ...] = ()) -> tuple[Sampler, str]:
+    """of, also: what stands before the settings' names, and what is allowed beside the samplers and schedulers."""
     if name not in SAMPLERS:
-        raise UserError(f"sampler is {quoted(name)}, allowed: {', '.join(SAMPLERS)}")
+        raise UserError(f"{of}sampler is {quoted(name)}, allowed: {', '.join((*also, *SAMPLERS))}")
     sampler = SAMPLERS[name]
     if scheduler not in SCHEDULERS:
-        raise UserError(f"scheduler is {quoted(scheduler)}, allowed: {', '.join(SCHEDULERS)}")
+        raise UserError(f"{of}scheduler is {quoted(scheduler)}, allowed: {', '.join((*also, *SCHEDULERS))}")
     if sampler.is_timestep and scheduler not in (AUTOMATIC, "Uniform"):
-        raise UserError(f"scheduler is {quoted(scheduler)}, allowed with {name}: {AUTOMATIC}")
+        allowed = ", ".join((*also, AUTOMATIC))
+        raise UserError(f"{of}scheduler is {quoted(scheduler)}, allowed with {name}: {allowed}")
     return sampler, sampler.scheduler if scheduler == AUTOMATIC else scheduler
 
 

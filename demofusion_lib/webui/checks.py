@@ -8,8 +8,9 @@ from typing import Any
 from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
-from ..params import Params, SettingsError, quoted
-from .families import plain_sampler, solver_name
+from ..params import SAME, Params, SettingsError, quoted
+from .choices import AUTOMATIC, asking_in_phases, scheduler_names
+from .families import TimestepFamily, family_of, plain_sampler, solver_name
 
 
 def check_model(sd_model: Any) -> None:
@@ -41,22 +42,46 @@ def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
 
 
 def check_sampler(p: Any, params: Params) -> None:
-    """Raises SettingsError for a sampler whose steps we don't know, or which these steps and eta do not suit."""
-    sampler = plain_sampler(p)
-    solver = solver_name(sampler)
-    steps = params.steps or p.steps
-    if solver not in SOLVERS:
-        known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
-        raise SettingsError(f"the sampler is {quoted(p.sampler_name)}, allowed: {', '.join(known)}")
-    mistakes = []
-    if degenerate_step(solver, ancestral_eta(p, sampler)):
-        mistakes.append(SettingsError(f"eta is {ancestral_eta(p, sampler):g}, allowed with {p.sampler_name}: 0 to 1"))
-    if solver == "unipc" and steps < shared.opts.uni_pc_order:
-        order = shared.opts.uni_pc_order
-        mistakes.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
+    """Raises SettingsError for samplers whose steps we don't know or that aren't there, or which steps and eta do not suit."""
+    mistakes = _unknown_names(p, params) or _mistakes_of_phases(asking_in_phases(p, params), params)
     if mistakes:
         raise SettingsError.of_all(mistakes)
 
 
+def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
+    """The base image's sampler among them: what it evaluates is counted."""
+    mistakes = []
+    named = [("the sampler", p.sampler_name, "")]
+    if params.phase_sampler != SAME:
+        named.append(("phase_sampler", params.phase_sampler, f"{SAME}, "))
+    for setting, name, also in named:
+        config = sd_samplers.find_sampler_config(name)
+        if config is None or not is_known(config, p.sd_model):
+            known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
+            mistakes.append(SettingsError(f"{setting} is {quoted(name)}, allowed: {also}{', '.join(known)}"))
+    if params.phase_scheduler not in (SAME, *scheduler_names()):
+        allowed = ", ".join([SAME, *scheduler_names()])
+        mistakes.append(SettingsError(f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed: {allowed}"))
+    return mistakes
+
+
+def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:
+    """asked: the host's processing object as the phases ask."""
+    mistakes, steps, name = [], params.steps or asked.steps, asked.sampler_name
+    sampler = plain_sampler(asked)
+    solver, eta = solver_name(sampler), ancestral_eta(asked, sampler)
+    if degenerate_step(solver, eta):
+        mistakes.append(SettingsError(f"eta is {eta:g}, allowed with {name}: 0 to 1"))
+    if solver == "unipc" and steps < shared.opts.uni_pc_order:
+        order = shared.opts.uni_pc_order
+        mistakes.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
+    if params.phase_scheduler not in (SAME, AUTOMATIC) and isinstance(family_of(sampler), TimestepFamily):
+        told = f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed with {name}: {SAME}, {AUTOMATIC}"
+        mistakes.append(SettingsError(f"{told}, as it has a schedule of its own"))
+    return mistakes
+
+
 def is_known(config: Any, sd_model: Any) -> bool:
+    if getattr(sd_model, "is_sdxl", False) and config.options.get("no_sdxl", False):
+        return False
     return solver_name(config.constructor(sd_model)) in SOLVERS

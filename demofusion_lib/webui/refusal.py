@@ -32,14 +32,19 @@ def refusal(error: Exception) -> SettingsError:
     return SettingsError(f"the settings could not be read ({type(error).__name__}: {params.quoted(str(error))})")
 
 
-def refuse(p: Any, error: SettingsError) -> None:
+def refuse(p: Any, error: SettingsError, *, raised: bool = False) -> None:
     """Stops a run of the page before its first image.
+
+    raised: whether whoever has asked for it minds what is raised, and goes on to others.
 
     The page would print whatever is raised with all arguments and a traceback, so there the host is asked to stop, which
     it does before the first image, and the reason is told where it tells comments. The API's runs go on to `p.sample`,
     where the error is raised.
     """
     if getattr(p, "is_api", False):
+        return
+    if raised:
+        gr.Warning(str(error))
         return
     shared.state.interrupt()
     told = str(error).replace("DemoFusion: ", "DemoFusion: not drawn: ", 1)

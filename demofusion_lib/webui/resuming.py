@@ -115,14 +115,14 @@ def resumed(p: Any, plan: Plan) -> tuple[str, SavedPhase] | None:
         return own, _checked(own, plan, [parts[now]])
     path = find(p, plan.params.resume)
     found = _checked(path, plan, parts)
-    return None if saved.differences(found.made_of, parts[now]) else (path, found)
+    return None if saved.differences(_known(found), parts[now]) else (path, found)
 
 
 def _checked(path: str, plan: Plan, parts: list[dict[str, str]]) -> SavedPhase:
     """Of one of these batches. Raises SettingsError."""
     try:
         found = saved.read(path)
-        differing = [saved.differences(found.made_of, each) for each in parts]
+        differing = [saved.differences(_known(found), each) for each in parts]
         if all(differing):
             saved.check_made_of(path, _told(min(differing, key=len)))
     except saved.ResumeError as error:  # where the webui's folders lie is nobody's business who asks its API
@@ -133,6 +133,12 @@ def _checked(path: str, plan: Plan, parts: list[dict[str, str]]) -> SavedPhase:
     if not fits:
         raise SettingsError(f"resume is {quoted(os.path.basename(path))}, which was made with another size")
     return found
+
+
+def _known(found: SavedPhase) -> dict[str, str]:
+    """Settings that a file doesn't know have come later, and leave a picture as it was where nobody sets them."""
+    defaults = {f"DemoFusion {s.name}": s.to_text(s.default) for s in SETTINGS if s.name not in NEUTRAL}
+    return {**defaults, **found.made_of}
 
 
 def _told(names: list[str]) -> list[str]:

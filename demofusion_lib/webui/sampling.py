@@ -13,6 +13,7 @@ from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shar
 from ..core import Phase, PhaseFusion, WindowBatch
 from ..plan import Plan
 from .checks import sampler_is_stochastic
+from .choices import asking, names_in_phases
 from .conditions import CropCorner
 from .denoiser import InstalledEngine
 from .families import family_of, plain_sampler, solver_name
@@ -24,9 +25,11 @@ from .tiling import Convolutions, as_they_are, wraps
 
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
-    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps",
+    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler",
 )  # fmt: skip
 """What a phase sets on the host's processing object; everything is put back, whatever happens."""
+SCHEDULE_KEY = "Schedule type"
+"""Of the infotext: the base image's, but every schedule that is made writes itself there."""
 
 
 class PhaseWatcher:
@@ -63,6 +66,7 @@ class PhaseInterrupted(Exception):
 def lent(p: Any) -> Iterator[None]:
     missing = object()
     before = {name: p.__dict__.get(name, missing) for name in LENT}
+    told = p.extra_generation_params.get(SCHEDULE_KEY, missing)
     try:
         yield
     finally:
@@ -71,6 +75,10 @@ def lent(p: Any) -> Iterator[None]:
                 p.__dict__.pop(name, None)
             else:
                 setattr(p, name, value)
+        if told is missing:
+            p.extra_generation_params.pop(SCHEDULE_KEY, None)
+        else:
+            p.extra_generation_params[SCHEDULE_KEY] = told
 
 
 def back_to_base_model(p: Any) -> bool:
@@ -85,6 +93,16 @@ def back_to_base_model(p: Any) -> bool:
         extra_networks.activate(p, p.extra_network_data)
     sd_models.apply_alpha_schedule_override(p.sd_model, p)
     return True
+
+
+def tell_as_base(p: Any) -> None:
+    """What the base image's sampler would have told in the infotext, in a run that goes on after it."""
+    asked = asking(p)
+    sampler = plain_sampler(asked)
+    (sampler.get_sigmas if hasattr(sampler, "get_sigmas") else sampler.get_timesteps)(asked, p.steps)
+    sampler.initialize(asked)
+    for key, value in asked.extra_generation_params.items():
+        p.extra_generation_params.setdefault(key, value)
 
 
 def other_sampler(p: Any, used: Sequence[Any]) -> tuple[Any, bool]:
@@ -112,6 +130,8 @@ class PhaseSampler:
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
         self.new_model = back_to_base_model(p)
+        if p.sampler is None:
+            tell_as_base(p)
 
     def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
@@ -121,10 +141,12 @@ class PhaseSampler:
             return self._sample(phase, previous, before)
 
     def _set_conditions(self, phase: Phase) -> None:
-        """Prompts encoded for the phase's own number of steps, for its place in the run and the size that SDXL is told."""
+        """Prompts encoded for the phase's own number of evaluations, for its place in the run and the size that SDXL is told."""
         p, steps = self.p, self.plan.phase_steps
         p.refiner_checkpoint_info = None
-        same = steps == p.steps or not may_change((*p.prompts, *p.negative_prompts))
+        before = p.steps, p.sampler_name
+        p.sampler_name, p.scheduler = names_in_phases(p, self.plan.params)
+        same = (steps, p.sampler_name) == before or not may_change((*p.prompts, *p.negative_prompts))
         if not self._move_times() and same and not p.sd_model.is_sdxl and not self.new_model:
             p.steps = steps
             return

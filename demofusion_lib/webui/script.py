@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modules import scripts
+from modules import errors, scripts
 
 from ..params import SETTINGS, TITLE, Params
 from .formats import make_savable
@@ -17,12 +17,21 @@ from .processing import STOPPED_KEY, Run, attach, checked, detach, remove_served
 from .refusal import refusal, refuse
 from .resuming import resumed
 from .ui import accordion, paste_fields
+from .xyz import add_axes, axes_of, in_cell, in_plot
 
 ENABLED = SETTINGS[0].name
 KEYS = (STOPPED_KEY, NOTE_KEY, *(setting.key for setting in SETTINGS))
 
 
 class DemoFusionScript(scripts.Script):
+    def __init__(self) -> None:
+        """The host makes its scripts when all are loaded, and before any makes its page: without a page too, where the
+        callback before it comes too late."""
+        try:
+            add_axes()
+        except Exception:  # of another host's plot: its own axes are there still
+            errors.report("DemoFusion: the X/Y/Z plot has none of its axes", exc_info=True)
+
     def title(self) -> str:
         return TITLE
 
@@ -39,10 +48,11 @@ class DemoFusionScript(scripts.Script):
         """The host logs what is raised here and goes on, so that an error is kept for `p.sample` to raise."""
         detach(p)
         drop_keys(p)
-        if switched_off(args):
+        axes = axes_of(p)
+        if not axes.get(ENABLED, axes or not switched_off(args)):
             return
         try:
-            prepare(p, Params.from_args(args))
+            prepare(p, in_cell(args, axes) if axes else Params.from_args(args))
         except Exception as error:
             stop(p, error)
 
@@ -99,7 +109,7 @@ def stop(p: Any, error: Exception) -> None:
     told = refusal(error)
     drop_keys(p)
     attach(p, Run(None, told))
-    refuse(p, told)
+    refuse(p, told, raised=in_plot(p))
 
 
 def prepare(p: Any, settings: Params) -> None:

@@ -10,6 +10,7 @@ from modules.ui_components import InputAccordion
 
 from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError, preset_values
 from ..presets import PRESETS
+from .choices import offered
 
 ENABLED = SETTINGS[0]
 ROWS = (
@@ -24,6 +25,7 @@ ROWS = (
     ("start", "gate"),
     ("residual", "window_weight"),
     ("guidance", "guidance_until"),
+    ("phase_sampler", "phase_scheduler"),
     ("vae", "window_batch"),
     ("resume",),
 )
@@ -45,6 +47,8 @@ def component(setting: Setting) -> Any:
         return gr.Checkbox(**common)
     if setting.choices:
         return gr.Dropdown(choices=list(setting.choices), **common)
+    if setting.names:
+        return gr.Dropdown(choices=offered(setting), **common)
     if setting.is_text:
         return gr.Textbox(max_lines=1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)

@@ -60,6 +60,8 @@ FROZEN = [
     ("guidance", "demofusion_guidance", "DemoFusion guidance", "windows"),
     ("guidance_until", "demofusion_guidance_until", "DemoFusion guidance until", 0),
     ("preset", "demofusion_preset", "DemoFusion preset", "none"),
+    ("phase_sampler", "demofusion_phase_sampler", "DemoFusion phase sampler", "same"),
+    ("phase_scheduler", "demofusion_phase_scheduler", "DemoFusion phase scheduler", "same"),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN}
 
@@ -94,6 +96,8 @@ OTHER = {
     "guidance": "low-pass",
     "guidance_until": 300,
     "preset": "fine",
+    "phase_sampler": "DPM++ 2M",
+    "phase_scheduler": "Karras",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -168,7 +172,7 @@ def test_positional_arguments_follow_the_table(count: int) -> None:
 
 
 def test_too_many_positional_arguments_are_refused() -> None:
-    with pytest.raises(SettingsError, match="30 arguments, allowed: at most 29, or one dictionary of names"):
+    with pytest.raises(SettingsError, match=f"{len(FROZEN) + 1} arguments, allowed: at most {len(FROZEN)}, or one"):
         Params.from_args([*OTHER.values(), 1])
 
 
@@ -209,6 +213,8 @@ BAD = {
     "guidance": ["low pass", "", None, False],
     "guidance_until": [-1, 1001, 0.5, None],
     "preset": ["Fast", "", None, 0, ["fast"]],
+    "phase_sampler": ["", "  ", "a\nb", "x" * 1001, None, True, ["Euler"]],
+    "phase_scheduler": ["", None, 0],
 }
 
 
@@ -298,6 +304,7 @@ def test_what_is_allowed_reads_well() -> None:
     assert BY_NAME["steps"].allowed == "whole numbers 0 to 150"
     assert BY_NAME["target_width"].allowed == "whole numbers 0 to 16384, multiples of 8"
     assert BY_NAME["overlap"].allowed == "0 to 0.9"
+    assert BY_NAME["phase_sampler"].allowed == "same, or the name of a sampler"
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda s: s.name)
@@ -365,6 +372,8 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
         values += [source.uniform(setting.low, setting.high) for _ in range(50)]
     elif setting.kind is int:
         values = range(int(setting.low), int(setting.high) + 1, int(setting.step))
+    elif setting.names:
+        values = ["same", "Euler a", "DPM++ 2M SDE Heun", "x" * 1000]
     else:
         values = setting.choices or (True, False)
     for value in values:

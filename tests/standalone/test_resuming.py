@@ -203,6 +203,8 @@ def another(name: str) -> list[str]:
     setting, flag = TABLE[name], f"--{name.replace('_', '-')}"
     if setting.kind is bool:
         return [f"--no-{name.replace('_', '-')}"]
+    if setting.names:
+        return [flag, {"phase_sampler": "Heun", "phase_scheduler": "Exponential"}[name]]
     if setting.choices:
         return [flag, setting.choices[-1] if setting.default != setting.choices[-1] else setting.choices[0]]
     assert setting.high is not None

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from demofusion_lib.params import SETTINGS
+
 BAD = {
     "unknown name": ({"scael": 4}, ["scael", "scale", "keep_phases"]),
     "above the range": ({"scale": 9}, ["scale", "9", "1 to 8"]),
@@ -15,7 +17,7 @@ BAD = {
     "target off the grid": ({"target_width": 1001}, ["target_width", "1001", "multiples of 8"]),
     "target below the base": ({"target_width": 64}, ["target_width", "64", "128 to 1024"]),
     "target far above the base": ({"target_height": 2048}, ["target_height", "2048", "128 to 1024"]),
-    "too many values": ([True, 2.0] + [None] * 30, ["32 arguments", "at most 29"]),
+    "too many values": ([True, 2.0] + [None] * 60, ["62 arguments", f"at most {len(SETTINGS)},"]),
     "not what it should be, by place": ([True, "big"], ["scale", "'big'", "1 to 8"]),
     "several at once": (
         {"scale": 9, "blur": -1, "scael": 4},

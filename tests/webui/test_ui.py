@@ -11,7 +11,8 @@ CHANGED = {
     "a2": 1.5, "a3": 0.5, "step_normalised": False, "blur": 0.4, "overlap": 0.25, "jitter": False, "border": "paper",
     "window_batch": 8, "sdxl_size": "phase", "keep_phases": True, "skip_residual": False, "dilated": False,
     "vae": "host", "save_phases": False, "resume": "", "start": 601, "residual": "x0", "gate": 0.1, "window_weight": "gaussian",
-    "guidance": "low-pass", "guidance_until": 300, "preset": "fine",
+    "guidance": "low-pass", "guidance_until": 300, "preset": "fine", "phase_sampler": "DPM++ 2M",
+    "phase_scheduler": "Karras",
 }  # fmt: skip
 
 
@@ -42,9 +43,12 @@ def test_components_are_the_table(host, script):
         if isinstance(component, gr.Slider):
             assert (component.minimum, component.maximum, component.step) == (setting.low, setting.high, setting.step)
         elif isinstance(component, gr.Dropdown):
-            assert [choice if isinstance(choice, str) else choice[1] for choice in component.choices] == list(
-                setting.choices
-            )
+            listed = {
+                "phase_sampler": [sampler.name for sampler in host.sd_samplers.samplers],
+                "phase_scheduler": [scheduler.label for scheduler in host.sd_schedulers.schedulers],
+            }.get(setting.name)
+            shown = [choice if isinstance(choice, str) else choice[1] for choice in component.choices]
+            assert shown == (["same", *listed] if listed else list(setting.choices))
         elif setting.is_text:
             assert isinstance(component, gr.Textbox)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modules import errors
 
 AlwaysVisible = object()
+scripts_data = []
 
 
 class PostSampleArgs:
@@ -85,6 +86,7 @@ class ScriptRunner:
     def __init__(self):
         self.scripts = []
         self.alwayson_scripts = []
+        self.selectable_scripts = []
         self.inputs = [None]
 
     def _add(self, script: Script, inputs: list) -> None:

@@ -12,6 +12,14 @@ all_samplers = [
 all_samplers_map = {sampler.name: sampler for sampler in all_samplers}
 
 
+samplers = all_samplers
+samplers_hidden = set()
+
+
+def visible_sampler_names():
+    return [x.name for x in samplers if x.name not in samplers_hidden]
+
+
 def find_sampler_config(name):
     return all_samplers[0] if name is None else all_samplers_map.get(name)
 
