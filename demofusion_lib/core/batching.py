@@ -113,12 +113,15 @@ def call_size(left: int, alike: int, most: int) -> int:
     """How many patches the next call is given, of `left` that are left of an evaluation's; at most `most`.
 
     alike: a number of which every evaluation of the phase has a multiple. The largest batch that divides it is taken, within
-    reason (`FEWEST`), so that all calls of a phase are of one size; else the fewest calls, whose sizes differ by one at most.
+    reason (`FEWEST`), so that all calls of a phase are of one size; else so many are cut into the fewest calls, whose sizes
+    differ by one at most. Where more than so many fit at once, all that are left are.
     """
     size = max(size for size in range(1, most + 1) if alike % size == 0)
+    block = left % alike or alike
     if size >= min(most, FEWEST):
-        return min(size, left)
-    return math.ceil(left / math.ceil(left / most))
+        return min(size, block)
+    rest = left if alike < most else block
+    return math.ceil(rest / math.ceil(rest / most))
 
 
 class WindowBatch:

@@ -97,8 +97,17 @@ def test_every_count_and_every_batch() -> None:
                 assert len(sizes) == -(-count // most) and max(sizes) - min(sizes) <= 1
 
 
+def test_with_and_without_the_negative_prompt_two_sizes_are_enough() -> None:
+    for windows in range(1, 150):
+        for most in (1, 2, 3, 4, 7, 8, 13, 16, 64):
+            without, both = cut(windows, windows, most), cut(2 * windows, windows, most)
+            assert sum(both) == 2 * sum(without) == 2 * windows and max(both) <= most
+            assert len({*without, *both}) <= 2
+            assert windows < most or max(both) - min(both) <= 1
+
+
 @pytest.mark.parametrize(("count", "alike", "sizes"), [
-    (18, 9, [9, 9]), (9, 9, [9]), (50, 25, [13, 13, 12, 12]), (25, 25, [13, 12]), (8, 8, [8]), (242, 121, [11] * 22),
+    (18, 9, [9, 9]), (9, 9, [9]), (50, 25, [13, 12, 13, 12]), (25, 25, [13, 12]), (8, 8, [8]), (242, 121, [11] * 22),
     (98, 98, [14] * 7), (14, 18, [9, 5]),  # what measuring has left of 18
 ])  # fmt: skip
 def test_sizes_of_the_presets(count: int, alike: int, sizes: list[int]) -> None:

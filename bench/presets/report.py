@@ -1,0 +1,109 @@
+"""The measured figures as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+
+from bench.presets.decoding import Decoded
+from bench.presets.watching import Part, Shape, Watched
+
+MB = 1e6
+Runs = Mapping[tuple[str, float], Sequence[Watched]]
+"""By preset and scale, every round's."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def sizes(part: Part) -> str:
+    """`9` where all calls of a phase have so many rows of the native size."""
+    return "+".join(str(rows) for rows in sorted({shape[0] for shape in part.shapes}, reverse=True))
+
+
+def distinct(part: Part) -> int:
+    return len(part.shapes)
+
+
+def in_bases(runs: Sequence[Watched], base: float) -> float:
+    """The least time of a run's phases and the base image's, over the base image's."""
+    return 1 + min(run.seconds for run in runs) / base
+
+
+def units(runs: Runs, foretold: Mapping[tuple[str, float], float], base: float) -> Iterator[str]:
+    """base: the base image's seconds in the UNet."""
+    rows = []
+    for (preset, scale), told in foretold.items():
+        drawn = runs.get((preset, scale), ())
+        if not drawn:
+            rows.append([preset, f"{scale:g}x", f"{told:.2f}", "counted only", "", "", ""])
+            continue
+        run = drawn[0]
+        rows.append([
+            preset, f"{scale:g}x", f"{told:.2f}", f"{run.counted:.2f}", f"{in_bases(drawn, base):.2f}",
+            f"{median(one.overhead for one in drawn):.3f}",
+            ", ".join(f"{distinct(part)} ({sizes(part)})" for part in run.phases),
+        ])  # fmt: skip
+    head = (
+        "preset",
+        "scale",
+        "units foretold",
+        "counted",
+        "time, in base images",
+        "phases / UNet",
+        "shapes a phase (rows)",
+    )
+    yield from table(head, rows)
+
+
+def overheads(runs: Mapping[int, Sequence[Watched]]) -> Iterator[str]:
+    """runs: by the base image's side in pixels."""
+    rows = [
+        [run.preset, f"{side} -> {round(side * run.scale)} px", f"{run.inside:.1f}", f"{run.overhead:.4f}"]
+        for side, drawn in runs.items()
+        for run in drawn
+    ]
+    yield from table(("preset", "size", "s in the UNet", "phases / UNet"), rows)
+
+
+def growth(scales: Sequence[float], rows: Mapping[str, tuple[Sequence[float], float, float]]) -> Iterator[str]:
+    """rows: of each preset the units at every scale, and the exponents of the run and of its phases."""
+    head = "preset", *(f"{scale:g}x" for scale in scales), "exponent", "of the phases alone"
+    yield from table(
+        head,
+        [
+            [preset, *(f"{value:.2f}" for value in values), f"{whole:.2f}", f"{phases:.2f}"]
+            for preset, (values, whole, phases) in rows.items()
+        ],
+    )
+
+
+def decodes(runs: Runs, scale: float, decoded: Decoded, base: float) -> Iterator[str]:
+    rows = []
+    for (preset, at), drawn in runs.items():
+        if at != scale:
+            continue
+        drawing = base * in_bases(drawn, base)
+        share = [f"{seconds / (drawing + seconds):.0%}" for seconds in (decoded.exact, decoded.undivided or 0.0)]
+        rows.append([preset, f"{in_bases(drawn, base):.2f}", f"{decoded.exact / base:.2f}", *share])
+    head = (
+        "preset",
+        "drawing, in base images",
+        "exact decode, in base images",
+        "its share",
+        "the undivided decode's share",
+    )
+    yield from table(head, rows)
+
+
+def memory(rows: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    yield from table(("what", "size", "live MB"), [[what, size, f"{held / MB:,.0f}"] for what, size, held in rows])
+
+
+def all_shapes(run: Watched) -> Counter[Shape]:
+    return sum((part.shapes for part in run.phases), Counter())
