@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy toy2 quality table memory bench-host bench-beside clean
+.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench-host bench-beside clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -41,9 +41,10 @@ demo-exact: $(VENV)/ready
 toy: $(VENV)/ready
 	$(VENV)/bin/python -m lab.toy --out out/toy
 
-# trains the laboratory's second toy from the first, in out/toy2; unfinished: it does not heed the word for its ground
-toy2: $(VENV)/ready
-	$(VENV)/bin/python -m lab.toy2 --out out/toy2
+# ways to guide, by the fine texture that the second toy draws with them, in out/guidance: docs/quality/guidance.md
+guidance: $(VENV)/ready
+	$(VENV)/bin/python -m bench.quality.guidance_judge --out out/guidance
+	$(VENV)/bin/python -m bench.quality.guidance_judge --out out/guidance --shared --images 32 --plans fast draft
 
 # what the method does to pictures, in out/quality; QUALITY="--images 8 --scales 2" for less
 quality: $(VENV)/ready

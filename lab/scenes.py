@@ -21,8 +21,6 @@ COLOURS = {
     "yellow": (0.90, 0.80, 0.10),
 }
 SHAPES = ("disc", "square", "triangle")
-GROUNDS = ("woven", "brushed")
-"""Two textures of one mean, one variance and one spatial frequency, so that nothing but their kind tells them apart."""
 SKY, GROUND = 0.8, 0.36
 """Greys that are the same in every scene: normalisation makes a small autoencoder lose a picture's own level."""
 CORE = 0.3
@@ -31,10 +29,7 @@ CORE = 0.3
 
 @dataclass(frozen=True)
 class Scene:
-    """Lengths in native pixels; `size_px` is the `(height, width)` of the whole native picture.
-
-    ground: one of GROUNDS; without one it is woven and the prompt doesn't speak of it, which is all that the first toy knows.
-    """
+    """Lengths in native pixels; `size_px` is the `(height, width)` of the whole native picture."""
 
     colour: str
     shape: str
@@ -43,11 +38,10 @@ class Scene:
     radius: float
     horizon: float
     weave: tuple[float, float]
-    ground: str = ""
 
     @property
     def prompt(self) -> str:
-        return f"a {self.colour} {self.shape}" + (f", {self.ground}" if self.ground else "")
+        return f"a {self.colour} {self.shape}"
 
 
 def draw_scene(
@@ -86,19 +80,6 @@ def signed_distance(shape: str, y: torch.Tensor, x: torch.Tensor, radius: float)
     return torch.maximum(slope * x.abs() - 0.5 * y - 0.5 * radius, y - 0.5 * radius)
 
 
-def texture(scene: Scene, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
-    """The ground's, of mean 0 and variance 1/4, at the middles of pixels of a render.
-
-    A weave is the sum of two diagonal gratings, and a brushed ground is one of the two with the strength of both. Of
-    upright or level streaks the first toy's autoencoder, which has seen the weave alone, makes something else.
-    """
-    turn = 2 * math.pi / WEAVE_PX
-    down, across = (rows + scene.weave[0]) * turn, (cols + scene.weave[1]) * turn
-    if scene.ground == "brushed":
-        return math.sqrt(0.5) * torch.sin(down + across)
-    return torch.sin(down) * torch.sin(across)
-
-
 def render(
     scene: Scene, scale: float = 1.0, corner_px: tuple[int, int] = (0, 0), size_px: tuple[int, int] | None = None
 ) -> torch.Tensor:
@@ -115,8 +96,10 @@ def render(
     cols = torch.arange(left, left + width, dtype=torch.float32)[None, :] + 0.5
     y, x = rows / scale, cols / scale
 
+    turn = 2 * math.pi / WEAVE_PX
+    weave = torch.sin((rows + scene.weave[0]) * turn) * torch.sin((cols + scene.weave[1]) * turn)
     below = ((y - scene.horizon) * scale + 0.5).clamp(0, 1)
-    grey = SKY * (1 - below) + (GROUND + 0.10 * texture(scene, rows, cols)) * below
+    grey = SKY * (1 - below) + (GROUND + 0.10 * weave) * below
 
     dy, dx = y - scene.centre[0], x - scene.centre[1]
     body = (0.5 - signed_distance(scene.shape, dy, dx, scene.radius) * scale).clamp(0, 1)

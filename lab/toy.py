@@ -124,17 +124,14 @@ class Training:
         self.log(f"{checkpoint.name}: {size / 1e6:.2f} MB, {perf_counter() - self.begun:.0f} s in all")
 
 
-def train(training: type[Training], name: str, argv: Sequence[str] | None = None) -> None:
-    """The command line of the toy of that name."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m lab.{name}", description=f"Trains the checkpoint {name}.safetensors."
-    )
-    parser.add_argument("--out", type=Path, default=Path("out", name), help="folder for its stages (%(default)s)")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m lab.toy", description="Trains the toy checkpoint.")
+    parser.add_argument("--out", type=Path, default=Path("out/toy"), help="folder for its stages (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    training(args.out, torch.device(args.device)).run(args.out / f"{name}.safetensors")
+    Training(args.out, torch.device(args.device)).run(args.out / "toy.safetensors")
 
 
 if __name__ == "__main__":
-    train(Training, "toy")
+    main()

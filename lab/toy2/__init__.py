@@ -1,25 +1,19 @@
-"""The second toy: it draws the first one's scenes on a ground that its prompt names, and that guidance makes sure of.
+"""The second toy: its fine texture is what the prompt's word and guidance make of it, cell by cell.
 
-It judges variants of guidance and is no part of the product: the package that is installed doesn't carry it.
+It judges ways to guide, and is no part of the product: the package that is installed doesn't carry it. Its network is not
+trained but reckoned (`exact`), so that what a way to guide misses is the way's own fault, and there is no checkpoint.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from demofusion_lib.standalone.models import Model
+from lab.unet_training import alphas_cumprod
 
-import torch
-
-from demofusion_lib.standalone.configs import config_folder, read_parts
-from demofusion_lib.standalone.models import Model, load_model
-from demofusion_lib.standalone.toy import CONFIG_FILE
-
-TOY2_FILE = Path(__file__).with_name("toy2.safetensors")
+from .exact import ExactUNet
+from .words import Shares, Words
 
 
-def load_toy2(device: torch.device, dtype: torch.dtype = torch.float32, file: Path = TOY2_FILE) -> Model:
-    """The second toy, whose parts have the first one's shapes. Raises UserError where the file is missing."""
-    with config_folder(read_parts(CONFIG_FILE)) as configs:
-        model = load_model(str(file), device, dtype, config=str(configs))
-    if device.type == "cpu":
-        model.vae.to(memory_format=torch.channels_last)  # a fifth faster, as with the first
-    return model
+def load_toy2(strength: float, shared: bool = False) -> Model:
+    """The second toy, see `ExactUNet`. It has no autoencoder: its latents are what is judged."""
+    unet = ExactUNet(strength, shared).eval()
+    return Model("toy2", unet, None, ((Words(), Shares()),), alphas_cumprod(), "epsilon", False)

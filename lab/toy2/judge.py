@@ -1,78 +1,58 @@
-"""What guidance does to the second toy's ground: `python -m lab.toy2.judge`, at native size."""
+"""How a drawn latent's fine texture stands: whose it is, and how strong."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from demofusion_lib.standalone.memory import keep_freed_memory
-from demofusion_lib.standalone.models import Model, choose_device
-
-from ..detector import find_objects, shows_one
-from ..ground import judge_ground, summary
-from ..judge import BATCH, draw_native
-from ..scenes import COLOURS, GROUNDS, SHAPES
-from . import load_toy2
-
-GUIDANCES = (1.0, 2.0, 3.0, 5.0)
+from .exact import KINDS, NATIVE_LAT, RIGHT, SPREAD, drawn_texture
 
 
 @dataclass(frozen=True)
 class Subject2:
-    """What image `number` shows: neighbours differ in the ground, then in the colour."""
+    """What image `number` shows: neighbours differ."""
 
     number: int
 
     @property
-    def ground(self) -> str:
-        return GROUNDS[self.number % len(GROUNDS)]
-
-    @property
-    def colour(self) -> str:
-        return list(COLOURS)[self.number // len(GROUNDS) % len(COLOURS)]
-
-    @property
-    def shape(self) -> str:
-        return SHAPES[self.number // (len(GROUNDS) * len(COLOURS)) % len(SHAPES)]
+    def kind(self) -> str:
+        return KINDS[self.number % len(KINDS)]
 
     @property
     def prompt(self) -> str:
-        return f"a {self.colour} {self.shape}, {self.ground}"
+        return f"a plain, {self.kind}"
+
+    def true(self, scale: int, strength: float, shared: bool = False) -> torch.Tensor:
+        """Texture as the word has it, `(2, height, width)`: what a perfect model without guidance would draw."""
+        woven = RIGHT if self.kind == KINDS[0] else 1 - RIGHT
+        generator = torch.Generator().manual_seed(1_000_003 + self.number)
+        return drawn_texture((scale * NATIVE_LAT, scale * NATIVE_LAT), strength, woven, generator, shared)
 
 
-def drawn(model: Model, images: int, guidance: float, steps: int = 20) -> Iterator[tuple[Subject2, torch.Tensor]]:
-    """Each subject and its native picture `(3, 256, 256)` in [0, 1]; the seed is its number."""
-    for first in range(0, images, BATCH):
-        subjects = [Subject2(number) for number in range(first, min(first + BATCH, images))]
-        prompts, seeds = [s.prompt for s in subjects], [s.number for s in subjects]
-        yield from zip(subjects, draw_native(model, prompts, seeds, steps, guidance))
+@dataclass(frozen=True)
+class Texture:
+    """right: share of the word's texture in the power of both that is finer than the base's cells, of all at scale 1.
+    contrast_db: that power against a true texture's. coarse: the share in what is no finer; nan at scale 1."""
+
+    right: float
+    contrast_db: float
+    coarse: float
 
 
-def figures(pairs: Sequence[tuple[Subject2, torch.Tensor]]) -> dict[str, float]:
-    """`summary` of the grounds, and the share of pictures with one object of the right colour."""
-    found = summary([judge_ground(picture) for _, picture in pairs], [subject.ground for subject, _ in pairs])
-    objects = [shows_one(find_objects(picture), subject.colour) for subject, picture in pairs]
-    return {**found, "one object": sum(objects) / len(objects)}
+def judge_texture(texture: torch.Tensor, scale: int, strength: float, kind: str) -> Texture:
+    """Of a latent's two channels of texture `(2, height, width)`, `scale` times as large as its base."""
+    blocks = F.avg_pool2d(texture[None], scale)[0] if scale > 1 else torch.zeros(2, 1, 1)
+    fine = texture - F.interpolate(blocks[None], size=texture.shape[-2:])[0]
+    power, rest = fine.square().mean((1, 2)), blocks.square().mean((1, 2))
+    true = strength**2 * (1 + 2 * SPREAD**2) * (1 - 1 / scale**2 if scale > 1 else 1)
+    contrast_db = 10 * math.log10(max(float(power.sum()) / true, 1e-9))
+    return Texture(share(power, kind), contrast_db, share(rest, kind))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lab.toy2.judge", description=__doc__)
-    parser.add_argument("--images", type=int, default=32, help="for each guidance (%(default)s)")
-    parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCES, help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="(%(default)s)")
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args(argv)
-    keep_freed_memory()
-    model = load_toy2(choose_device(args.device))
-    for guidance in args.guidance:
-        found = figures(list(drawn(model, args.images, guidance, args.steps)))
-        print(
-            f"guidance {guidance:g}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True
-        )
-
-
-if __name__ == "__main__":
-    main()
+def share(power: torch.Tensor, kind: str) -> float:
+    """Of one texture's power in both, `power (2)`; nan where there is none."""
+    total = float(power.sum())
+    return float(power[KINDS.index(kind)]) / total if total else math.nan

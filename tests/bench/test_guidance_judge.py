@@ -1,4 +1,4 @@
-"""The rows of the judge of guidance, and its table."""
+"""The judge of guidance: its rows, its arithmetic, and what it says of the presets' plan."""
 
 from __future__ import annotations
 
@@ -7,27 +7,43 @@ import math
 
 import pytest
 
-from bench.quality.guidance_judge import ROWS, GuidedRow, table
-from lab.toy2.judge import Subject2
+from bench.quality.guidance_judge import (
+    HANDED_OVER,
+    NONE,
+    WINDOWS,
+    GuidedRow,
+    Measured,
+    Trial,
+    gains,
+    is_rejected,
+    kept,
+    kept_shares,
+    rows_of,
+    table,
+)
+from lab.toy2.judge import Subject2, Texture
 
 
-def test_a_row_reads_settings_and_the_scale_of_guidance() -> None:
-    row = GuidedRow.parse("low: guidance=low-pass start=601 dilated=False cfg=2.5")
-    assert row == GuidedRow("low", {"guidance": "low-pass", "start": 601, "dilated": False}, 2.5)
-    order = row.order([Subject2(0), Subject2(1)], 2)
-    assert order.guidance == 2.5 and order.params.start == 601 and order.params.scale == 2
-    assert list(order.prompts) == ["a red disc, woven", "a red disc, brushed"]
+def measured(*right: float, units: float = 1.0) -> Measured:
+    return Measured([Texture(value, 0.0, value) for value in right], units)
+
+
+def test_a_row_reads_settings_on_top_of_its_plan() -> None:
+    row = GuidedRow.parse("fast: guidance=low-pass start=401")
+    assert (row.plan, row.way) == ("fast", "guidance=low-pass start=401")
+    order = row.drawing(Trial(2, 200, 2, cfg=2.5), [Subject2(0), Subject2(1)]).order
+    assert order.guidance == 2.5 and list(order.prompts) == ["a plain, woven", "a plain, brushed"]
+    assert (order.params.guidance, order.params.start, order.params.residual) == ("low-pass", 401, "x0")
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("no settings", "NAME: setting=value"),
-        (": start=601", "NAME: setting=value"),
-        ("a: start", "NAME: setting=value"),
-        ("a: begin=601", "unknown setting 'begin'"),
-        ("a: start=5000", "start is '5000', allowed"),
-        ("a: cfg=much", "cfg is 'much', allowed: a number"),
+        ("no settings", "PLAN: setting=value"),
+        ("unknown: start=601", "PLAN one of whole method, fine"),
+        ("fast: start", "PLAN: setting=value"),
+        ("fast: begin=601", "unknown setting 'begin'"),
+        ("fast: start=5000", "start is '5000', allowed"),
     ],
 )
 def test_a_row_that_cant_be_used_is_told(text: str, told: str) -> None:
@@ -35,20 +51,63 @@ def test_a_row_that_cant_be_used_is_told(text: str, told: str) -> None:
         GuidedRow.parse(text)
 
 
-def test_the_rows_that_it_has_differ() -> None:
-    rows = [GuidedRow.parse(text) for text in ROWS]
-    assert len({row.name for row in rows}) == len({(str(row.settings), row.cfg) for row in rows}) == len(rows)
+def test_what_is_kept_is_a_share_of_the_gain_image_by_image() -> None:
+    """Images that differ much, of which each gains the same: no error."""
+    none, full = [0.1, 0.5, 0.3], [0.5, 0.9, 0.7]
+    assert kept([0.2, 0.6, 0.4], none, full) == (pytest.approx(0.25), pytest.approx(0))
+    share, error = kept([0.1, 0.7, 0.4], none, full)
+    assert share == pytest.approx(0.25)
+    # the gains are alike, so the ratio is a mean of (0, 0.5, 0.25) and its error that mean's
+    assert error == pytest.approx(0.25 / math.sqrt(3))
+    assert math.isnan(kept([0.2], [0.1], [0.5])[1])
 
 
-def test_differences_are_paired() -> None:
-    """Pictures that differ much from each other but by the same from row to row: no error."""
-    right = [0.1, 0.9, 0.4]
-    kept = {
-        "one": [{"right": value, "contrast_db": math.nan} for value in right],
-        "other": [{"right": value + 0.05, "contrast_db": -1.0} for value in right],
+def test_where_nothing_is_gained_nothing_is_kept() -> None:
+    assert gains([0.8, 0.9], [0.5, 0.6]) and not gains([0.5, 0.9], [0.6, 0.5]) and not gains([0.5], [0.5])
+    assert not gains([0.505, 0.605], [0.5, 0.6])  # told apart, and nothing to divide by
+    flat, gained = measured(0.6, 0.6), measured(0.9, 0.9)
+    assert kept_shares([flat, flat], [flat, flat], [flat, gained]) == {1: (pytest.approx(0), pytest.approx(0))}
+    assert kept_shares([flat], None, [gained]) == {}
+
+
+def test_a_rejection_is_beyond_two_errors() -> None:
+    assert is_rejected(0.3, 0.05) and not is_rejected(0.45, 0.05) and not is_rejected(0.9, 0.0)
+
+
+def test_the_table_says_which_are_rejected() -> None:
+    found = {
+        ("truth", ""): [measured(0.7, 0.7, units=0)] * 2,
+        ("fast", NONE): [measured(0.5, 0.7), measured(0.5, 0.7)],
+        ("fast", "one"): [measured(0.7, 0.9), measured(0.8, 1.0)],
+        ("fast", "other"): [measured(0.8, 1.0), measured(0.6, 0.8)],
+        ("fast", WINDOWS): [measured(0.8, 1.0, units=2), measured(0.8, 1.0, units=2)],
     }
-    lines = table(kept).splitlines()
-    assert lines[0] == "| row | n | right | contrast_db | right, against the first |"
-    assert lines[1] == "|---|---|---|---|---|"
-    assert lines[2] == "| one | 3 | 0.47 ± 0.23 | - | +0.00 |"
-    assert lines[3] == "| other | 3 | 0.52 ± 0.23 | -1.00 | +0.05 |"
+    lines = table(found, [100, 200]).splitlines()
+    assert lines[0] == "| plan | guidance | units | t = 100 | t = 200 | coarse | verdict |"
+    assert lines[2] == "| truth |  | 0.00 | 70.0 ± 0.0%, +0.0 dB | 70.0 ± 0.0%, +0.0 dB | 70.0% |  |"
+    cells = "80.0 ± 10.0%, kept 0.67 ± 0.00, +0.0 dB | 90.0 ± 10.0%, kept 1.00 ± 0.00, +0.0 dB"
+    assert lines[4] == f"| fast | one | 1.00 | {cells} | 85.0% | stands |"
+    assert lines[5].endswith("| **rejected** |") and lines[3].endswith("|  |") and lines[6].endswith("|  |")
+
+
+def test_low_pass_and_an_early_end_lose_fine_texture_and_guided_last_steps_do_not() -> None:
+    """Texture that is decided about t = 200, on the plan of `fast`, whose steps are at 601, 401 and 201."""
+    trial = Trial(2, 200, 4)
+    found = {row.way: trial.drawn(row) for row in rows_of("fast")}
+    none, full = found[NONE].right, found[WINDOWS].right
+    shares = {way: kept(one.right, none, full) for way, one in found.items()}
+    assert gains(full, none) and min(full) > 0.96
+    assert abs(shares["low-pass"][0]) < 0.05 and shares["windows until 300"][0] == pytest.approx(0.28, abs=0.04)
+    assert shares[HANDED_OVER][0] > 0.9
+    rejected = {way for way, share in shares.items() if is_rejected(*share)}
+    assert rejected == {NONE, "low-pass", "low-pass until 300", "windows until 300"}
+    # the base's 40 rows; 9 windows three times, the negative prompt's or a pass of two rows in each that is guided
+    rows = {way: round(one.units * 40) for way, one in found.items()}
+    assert rows == {
+        NONE: 40 + 27,
+        "low-pass until 300": 40 + 27 + 4,
+        "low-pass": 40 + 27 + 6,
+        "windows until 300": 40 + 27 + 18,
+        HANDED_OVER: 40 + 27 + 4 + 9,
+        WINDOWS: 40 + 54,
+    }

@@ -4,8 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.data import draw_batch
+from lab.data import draw_batch, draw_picture
 from lab.scenes import COLOURS, NATIVE_PX, SHAPES, WEAVE_PX, draw_scene, render
+
+TRAINED_ON = (
+    ("a red square", True, 0.2260034, 0.2924633, 0.2638227),
+    ("a green square", True, 0.1872297, 0.2794637, 0.1017238),
+    ("a green disc", False, 0.3642556, 0.3606682, 0.2494935),
+    ("a yellow disc", False, 0.6, 0.36, 0.2182581),
+    ("a red square", False, 0.3046251, 0.2685602, 0.5613365),
+    ("a green disc", True, 0.2052105, 0.2679882, 0.7211716),
+)
+"""The toy's first training pictures: prompt, whole or not, mean, mean square, and the generator's next draw."""
 
 
 def generator(seed=1):
@@ -72,3 +82,12 @@ def test_training_pictures():
     assert torch.equal(again, pictures) and same == prompts
     native, _ = draw_batch(generator(2), 2)
     assert native.shape == (2, 3, NATIVE_PX, NATIVE_PX)
+
+
+@pytest.mark.parametrize("number", range(len(TRAINED_ON)))
+def test_the_pictures_that_the_toy_was_trained_on_stay(number):
+    drawn = generator(2 * 1_000_003 + number)
+    picture, prompt, whole = draw_picture(drawn)
+    levels = [float(picture.double().mean()), float(picture.double().square().mean())]
+    assert (prompt, whole) == TRAINED_ON[number][:2]
+    assert [*levels, float(torch.rand((), generator=drawn))] == pytest.approx(TRAINED_ON[number][2:], abs=2e-6)
