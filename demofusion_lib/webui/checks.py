@@ -8,8 +8,8 @@ from typing import Any
 from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
-from ..params import SAME, Params, SettingsError, quoted
-from .choices import AUTOMATIC, asking_in_phases, scheduler_names
+from ..params import BY_NAME, SAME, Params, SettingsError, quoted
+from .choices import AUTOMATIC, asking_in_phases, check_there
 from .families import TimestepFamily, family_of, plain_sampler, solver_name
 
 
@@ -59,9 +59,10 @@ def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
         if config is None or not is_known(config, p.sd_model):
             known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
             mistakes.append(SettingsError(f"{setting} is {quoted(name)}, allowed: {also}{', '.join(known)}"))
-    if params.phase_scheduler not in (SAME, *scheduler_names()):
-        allowed = ", ".join([SAME, *scheduler_names()])
-        mistakes.append(SettingsError(f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed: {allowed}"))
+    try:
+        check_there(BY_NAME["phase_scheduler"], params.phase_scheduler)
+    except SettingsError as error:
+        mistakes.append(error)
     return mistakes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules import sd_samplers, sd_schedulers
 
-from ..params import SAME, Params, Setting
+from ..params import SAME, Params, Setting, SettingsError, quoted
 
 AUTOMATIC = "Automatic"
 
@@ -17,6 +17,11 @@ def scheduler_names() -> list[str]:
     return [scheduler.label for scheduler in sd_schedulers.schedulers]
 
 
+def sampler_names() -> list[str]:
+    return [sampler.name for sampler in sd_samplers.all_samplers]
+
+
+THERE: dict[str, Callable[[], list[str]]] = {"phase_sampler": sampler_names, "phase_scheduler": scheduler_names}
 OFFERED: dict[str, Callable[[], list[str]]] = {
     "phase_sampler": lambda: list(sd_samplers.visible_sampler_names()),
     "phase_scheduler": scheduler_names,
@@ -26,6 +31,13 @@ OFFERED: dict[str, Callable[[], list[str]]] = {
 def offered(setting: Setting) -> list[str]:
     """What a setting that names something of the host can be, as a page shows it: what the user has hidden is left out."""
     return [SAME, *OFFERED[setting.name]()]
+
+
+def check_there(setting: Setting, name: str) -> None:
+    """Raises SettingsError for the name of nothing that the host has."""
+    there = [SAME, *THERE[setting.name]()]
+    if name not in there:
+        raise SettingsError(f"{setting.name} is {quoted(name)}, allowed: {', '.join(there)}")
 
 
 def asking(p: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from modules import scripts
 
 from ..params import SETTINGS, Params, Setting, SettingsError, named, preset_values
-from .choices import offered
+from .choices import check_there, offered
 from .refusal import refusal
 from .ui import ENABLED, SET_BY_PRESETS
 
@@ -63,7 +63,9 @@ def confirm(setting: Setting, p: Any, values: Sequence[Any]) -> None:
     """Before the first cell is drawn; what is wrong with a cell alone, a target below its base say, stops that cell."""
     try:
         for value in values:
-            read(setting, value)
+            value = read(setting, value)
+            if setting.names:
+                check_there(setting, value)
     except SettingsError as error:
         raise refusal(error) from None
 
