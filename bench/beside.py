@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.live.client import WebUI
+from tests.live.client import WebUI, apart
 
 from .host import REQUEST, SCRIPT, code_for, enlarging
 
@@ -78,19 +78,24 @@ def other(scale: int, window_lat: int, overlap_lat: int) -> dict[str, Any]:
     return {"alwayson_scripts": {OTHER: {"args": args}}}
 
 
-def ways(width: int, height: int, scale: int) -> dict[str, dict[str, Any]]:
-    """Requests' fields by name. The other script's windows are square: the shorter side, half of it over the next."""
+PAGE = 128, 64
+"""The other script's window and overlap in cells, as its page has them at first; a small picture makes them smaller."""
+
+
+def ways(width: int, height: int, scale: int, untouched: bool = False) -> dict[str, dict[str, Any]]:
+    """Requests' fields by name. The other script's windows are square: the shorter side, half of it over the next, as the
+    paper has it, or as its page has them."""
     window = min(width, height) // 8
     return {
-        "its own": other(scale, window, window // 2),
+        "its own": other(scale, *(PAGE if untouched else (window, window // 2))),
         "paper": enlarging({"preset": "paper", "scale": scale}),
         "fast": enlarging({"preset": "fast", "scale": scale}),
     }
 
 
-def ask(webui: WebUI, fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[Drawn, list[Image.Image]]:
+def ask(webui: WebUI, fields: Mapping[str, Any], size: tuple[int, int], steps: int) -> tuple[Drawn, list[Image.Image]]:
     """size: the base image's width and height in px."""
-    request = {**REQUEST, **fields, "width": size[0], "height": size[1], "send_images": True}
+    request = {**REQUEST, **fields, "width": size[0], "height": size[1], "steps": steps, "send_images": True}
     answer = webui.draw(**request, script_name=SCRIPT, script_args=[code_for(COUNT), 2])
     counted = json.loads(answer.infotexts[0])
     return drawn(counted, answer.sizes, (size[1] // 8, size[0] // 8)), answer.pictures
@@ -115,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="demofusion-toy")
     parser.add_argument("--scales", nargs="+", type=int, default=[2, 3])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--untouched", action="store_true", help="the other script's windows as its page has them")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/beside"), help="where the pictures go")
     args = parser.parse_args(argv)
@@ -136,14 +143,17 @@ def compare(webui: WebUI, args: argparse.Namespace, shape: str, scale: int) -> N
     size = SHAPES[shape]
     target = size[0] * scale, size[1] * scale
     runs: dict[str, list[Drawn]] = defaultdict(list)
+    last: dict[str, list[Image.Image]] = defaultdict(list)
     for _ in range(args.repeats):
-        for name, fields in ways(*size, scale).items():
-            one, pictures = ask(webui, fields, size)
+        for name, fields in ways(*size, scale, args.untouched).items():
+            one, pictures = ask(webui, fields, size, args.steps)
             runs[name].append(one)
+            last[name].append(pictures[-1])
             pictures[-1].save(args.out / f"{shape}-{scale}x-{name.replace(' ', '-')}.png")
     for name, drawn_ones in runs.items():
         print(line(f"{shape} {scale}x, {name}", target, drawn_ones, runs["paper"]), flush=True)
-        print(f"<!-- patches: {dict(drawn_ones[0].patches)} -->")
+        moved = max(apart(last[name][0], picture) for picture in last[name])
+        print(f"<!-- patches: {dict(drawn_ones[0].patches)}; the repeats differ by up to {moved} grey levels -->")
 
 
 if __name__ == "__main__":
