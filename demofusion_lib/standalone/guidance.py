@@ -105,7 +105,9 @@ KEPT = 4
 def to_device(numbers: Sequence[Sequence[float]], like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Numbers on the device of `like`, by way of memory from which a GPU takes them without being waited for."""
     made = torch.tensor(numbers, dtype=dtype)
-    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else made.to(like.device)
+    if like.is_cuda:
+        return made.pin_memory().to(like.device, non_blocking=True)
+    return made if like.device.type == "cpu" else made.to(like.device)
 
 
 class Guided:

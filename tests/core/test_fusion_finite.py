@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from demofusion_lib.core import Layout, NotFiniteError, PhaseFusion, Place, View, Weights, WindowGrid, step_generator
 
 from ..live_bytes import LiveBytes
+from ..reads import Reads
 from .runs import Run
 from .support import draws, network_denoiser, one_phase
 from .test_batching import CUDA, EXPECTED, PLACES, UNDISTURBED, same
@@ -216,16 +216,19 @@ def test_each_call_waits_for_the_device_once(batch: int) -> None:
     assert len(waits) == len(calls)
 
 
-class Reads(TorchDispatchMode):
-    """Counts the numbers that are read from a device, each of which it has to be waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.item(), lambda x: x.tolist(), float, int, bool, lambda x: x.cpu(), lambda x: x.numpy(),
+        lambda x: x.to("cpu"), lambda x: x.to(torch.device("cpu")), lambda x: x.to(device="cpu"), lambda x: [1, 2][x],
+    ],
+)  # fmt: skip
+def test_whatever_waits_for_a_device_is_counted(read) -> None:
+    number = torch.ones((), dtype=torch.long)
+    with Reads() as reads:
+        read(number)
+        number.mul(2).to(torch.float32)
+    assert reads.count == 1
 
 
 @pytest.mark.parametrize("t", [LOCAL, MIXED, GLOBAL])
