@@ -13,6 +13,7 @@ from typing import Any
 
 from .core import (
     BORDERS,
+    ENLARGEMENTS,
     GUIDANCES,
     PLANS,
     RESIDUALS,
@@ -195,6 +196,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("preset", "Preset", NONE, "Sets other settings at once: paper is the whole method, fine, fast and draft take few steps. What is set besides counts before it.", choices=tuple(PRESETS)),
     Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
     Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
+    Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -279,6 +281,7 @@ class Params:
     preset: str
     phase_sampler: str
     phase_scheduler: str
+    enlarge: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:

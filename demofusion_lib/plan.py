@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from .core import (
+    Enlarge,
+    InLatent,
+    InPixels,
     Phase,
     PhaseEngine,
     PhaseFusion,
@@ -158,6 +161,14 @@ class Plan:
             residual, fusion, step_starts(solver or self.phase_solver or self.solver, self.phase_steps),
             lambda step: [step_generator(seed, phase.number, step) for seed in seeds], params.guiding,
         )  # fmt: skip
+
+    def enlarge(
+        self, decode: Callable[[torch.Tensor], torch.Tensor], encode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Enlarge:
+        """How a phase gets what the one before ended with. decode, encode: the host's, of one picture (`core.InPixels`)."""
+        if self.params.enlarge == "pixels":
+            return InPixels(decode, encode, LATENT_PX, self.wrap)
+        return InLatent(self.wrap)
 
     def latent_bytes(self, phase: Phase, itemsize: int = 4) -> int:
         """One latent of the phase's size for every image."""

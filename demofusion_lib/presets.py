@@ -15,6 +15,7 @@ FEW_STEPS: Mapping[str, Any] = {
     "overlap": 0.25,
     "window_weight": "sin2",
     "guidance_until": 300,
+    "enlarge": "pixels",
 }
 """What the presets of few steps have in common: phases that begin late, held by their predictions."""
 

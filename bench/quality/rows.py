@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from demofusion_lib.params import Params
+from demofusion_lib.presets import NONE
 from demofusion_lib.standalone.drawing import Order
 from lab.scenes import COLOURS, NATIVE_PX, SHAPES, Scene, draw_scene
 
@@ -94,11 +95,14 @@ class Row:
         scale = case.scale if self.kind == "drawn" else 1
         if self.kind == "direct":
             height, width = case.size_px
-        params = Params.from_names({"enabled": True, "scale": scale, "window_batch": window_batch, **self.settings})
+        settings = {"preset": NONE, "window_batch": window_batch, **self.settings}
+        params = Params.from_names({"enabled": True, "scale": scale, **settings})
         prompts, seeds = [s.prompt for s in subjects], [s.number for s in subjects]
         return Order(prompts, seeds, width, height, params, "", self.steps, self.sampler, guidance=GUIDANCE)
 
 
+FEW_STEPS = ("fine", "fast", "draft")
+"""The presets that are not the whole method."""
 FAMILIES = ("Euler", "DPM++ 2M Karras", "Euler a", "DPM++ SDE", "DDIM", "UniPC")
 STEPS = (20, 50)
 
@@ -120,6 +124,7 @@ ROWS: tuple[Row, ...] = (
     Row("Hires. fix, 0.7", kind="hires", strength=0.7),
     Row("Hires. fix, 0.5, 10 steps", kind="hires", strength=0.5, phase_steps=10),
     Row("tiles from t = 401", kind="tiles"),
+    *(Row(name, {"preset": name}) for name in FEW_STEPS),
     Row("windows alone", {"skip_residual": False, "dilated": False}),
     Row("method"),
     Row("without residual", {"skip_residual": False}),

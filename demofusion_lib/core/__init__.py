@@ -2,12 +2,14 @@
 
 from .batching import WindowBatch, is_out_of_memory
 from .engine import PhaseEngine
+from .enlarging import ENLARGEMENTS, InLatent, InPixels
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
 from .fusion import PhaseFusion, Predict, gaussian_blur
 from .guidance import GUIDANCES, Evaluation, Guidance, Low
 from .phases import (
     PLANS,
+    Enlarge,
     Phase,
     centre_crop,
     climb,
@@ -30,13 +32,17 @@ from .weighing import WINDOW_WEIGHTS
 __all__ = [
     "BORDERS",
     "CORRECTED",
+    "ENLARGEMENTS",
     "GUIDANCES",
     "PLANS",
     "RESIDUALS",
     "SOLVERS",
     "WINDOW_WEIGHTS",
+    "Enlarge",
     "Evaluation",
     "Guidance",
+    "InLatent",
+    "InPixels",
     "Layout",
     "Low",
     "NotFiniteError",

@@ -15,6 +15,9 @@ PLANS = ("every", "doubling", "direct")
 NEAR = 0.1  # a whole scale closer than this below the final one would be a phase for next to nothing
 CUBIC_REACH = 2  # cells to either side that a bicubic value is made of
 
+Enlarge = Callable[[torch.Tensor, int, int], torch.Tensor]
+"""`enlarge(latent, height_lat, width_lat)`: a latent at another size."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -101,7 +104,7 @@ def with_statistics(latent: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
 
 
 def upsample(latent: torch.Tensor, height_lat: int, width_lat: int, *, wrap: bool = False) -> torch.Tensor:
-    """Bicubic, on the latent itself: no VAE round trip between phases. `wrap`: edges go on at the opposite ones."""
+    """Bicubic across cells. `wrap`: edges go on at the opposite ones."""
     if not wrap:
         return F.interpolate(latent, size=(height_lat, width_lat), mode="bicubic")
     height, width = latent.shape[-2:]
@@ -143,19 +146,19 @@ def climb(
     phases: list[Phase],
     denoise_phase: Callable[[Phase, torch.Tensor, torch.Tensor], torch.Tensor],
     *,
-    wrap: bool = False,
+    enlarge: Enlarge | None = None,
     anchor: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[tuple[Phase, torch.Tensor]]:
     """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
 
     `base` is what phase 1 ended with. `denoise_phase(phase, previous, before)` gets the latent of the phase before,
-    upsampled and as it was, and returns the denoised one, which is then brought back to phase 1's mean and deviation.
-    wrap: the picture goes on at its opposite edge (see `upsample`).
+    enlarged and as it was, and returns the denoised one, which is then brought back to phase 1's mean and deviation.
+    enlarge: bicubic on the latent itself if None (`upsample`); see `enlarging`.
     anchor: phase 1's `statistics`, where `base` is what a later phase ended with and `phases` are those after it.
     """
     anchor = anchor or statistics(base)
-    latent = base
+    latent, enlarge = base, enlarge or upsample
     for phase in phases:
-        previous = upsample(latent, phase.height_lat, phase.width_lat, wrap=wrap)
+        previous = enlarge(latent, phase.height_lat, phase.width_lat)
         latent = with_statistics(denoise_phase(phase, previous, latent), *anchor)
         yield phase, latent

@@ -118,7 +118,13 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
         stops.check()
 
     drawing.progress = advance
-    output.on_tile = tile_teller(bar)
+    output.on_tile = tell_tile = tile_teller(bar)
+
+    def coded(done: int, total: int) -> None:
+        tell_tile(done, total)
+        stops.check()  # between phases; at the end a decode is what a stopped run still gets
+
+    drawing.way = output.way(coded)
     stops.gentle = True
     try:
         bar.set_description(f"phase {drawing.saved.number + 1 if drawing.saved else 1}")

@@ -1,10 +1,11 @@
-"""Latents to pictures, by the VAE's tiles."""
+"""Latents to pictures and back, by the VAE's tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .models import Model
 
 BAND_PX = 512  # rows of a picture that are made bytes at once
 HOST = "host"
+Made = TypeVar("Made")
 
 
 def silent(text: str) -> None:
@@ -50,14 +52,54 @@ def decode(model: Model, latent: torch.Tensor, way: Way = UNDIVIDED) -> list[Ima
 
 
 def _image(model: Model, latent: torch.Tensor, way: Way) -> Image.Image:
+    return _in_float32_if_need_be(model, lambda dtype: to_image(_pixels(model, latent, way, dtype)[0]), way, "decoded")
+
+
+def _in_float32_if_need_be(model: Model, code: Callable[[torch.dtype | None], Made], way: Way, done: str) -> Made:
+    """What `code` makes in the VAE's own precision, or in float32 where that overflows."""
     try:
-        return to_image(_pixels(model, latent, way, None)[0])
+        return code(None)
     except (vae.NotFinite, NotFinitePixels) as error:
         if model.vae.dtype == torch.float32:
             raise
         name = str(model.vae.dtype).removeprefix("torch.")
-        way.tell(f"decoded again in float32, as in {name} {first_line(error)}")
-    return to_image(_pixels(model, latent, way, torch.float32)[0])
+        way.tell(f"{done} again in float32, as in {name} {first_line(error)}")
+    return code(torch.float32)
+
+
+@torch.no_grad()
+def pixels_of(model: Model, latent: torch.Tensor, way: Way = UNDIVIDED) -> torch.Tensor:
+    """The picture `(1, 3, 8h, 8w)` in [-1, 1] of one latent `(1, 4, h, w)`, as `decode` finds it but for the rounding to bytes.
+
+    Raises what `decode` raises.
+    """
+    return _in_float32_if_need_be(model, lambda dtype: finite(_pixels(model, latent, way, dtype)), way, "decoded")
+
+
+@torch.no_grad()
+def latent_of(model: Model, pixels: torch.Tensor, way: Way = UNDIVIDED) -> torch.Tensor:
+    """The latent `(1, 4, h, w)` of one picture `(1, 3, 8h, 8w)` in [-1, 1]: the mean of what the encoder answers.
+
+    Raises ValueError or `vae.NotFinite` where it is NaN in float32 too, and whatever the VAE raises.
+    """
+    mean = _in_float32_if_need_be(model, lambda dtype: finite(_mean(model, pixels, way, dtype)), way, "encoded")
+    return model.scaled(mean)
+
+
+def _mean(model: Model, pixels: torch.Tensor, way: Way, dtype: torch.dtype | None) -> torch.Tensor:
+    if way.mode != HOST:
+        try:
+            moments = vae.encode(
+                model.vae, pixels, mode=way.mode, dtype=dtype, memory=_memory(model, way.folder),
+                on_tile=giving_back(way.on_tile), told=lambda plan: _told(plan, way), out_device=model.device,
+            )  # fmt: skip
+            return moments.chunk(2, dim=1)[0]
+        except vae.Unreadable as error:
+            way.tell(f"encoded in one piece by diffusers, as the VAE can't be read ({first_line(error)})")
+    if dtype is not None:
+        model.vae.to(dtype=dtype)
+    mean: torch.Tensor = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist.mean
+    return mean
 
 
 class NotFinitePixels(ValueError):
@@ -92,6 +134,13 @@ def _told(plan: vae.Plan, way: Way) -> None:
     """What a picture is not exact for, or takes long for."""
     if plan.mode == "estimated" or plan.store == "file":
         way.tell(str(plan))
+
+
+def finite(values: torch.Tensor) -> torch.Tensor:
+    """Them. Raises NotFinitePixels."""
+    if not torch.isfinite(values).all():
+        raise NotFinitePixels
+    return values
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:

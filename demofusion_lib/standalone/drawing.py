@@ -8,11 +8,12 @@ from time import perf_counter
 
 import torch
 
-from ..core import Phase, PhaseEngine, WindowBatch, centre_crop, climb, statistics, step_generator
+from ..core import Enlarge, Phase, PhaseEngine, WindowBatch, centre_crop, climb, statistics, step_generator
 from ..memory import window_batch
 from ..params import LATENT_PX, Params
 from ..plan import LATENT_CHANNELS, Plan
 from ..saved import SavedPhase
+from .decoding import Way, latent_of, pixels_of
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
 from .prompts import encode, encode_negative
@@ -67,13 +68,14 @@ class Finished:
 class Drawing:
     """Checks the order when it is made; `phases` draws.
 
-    saved: a finished phase of the same order, to go on from.
+    saved: a finished phase of the same order, to go on from. way: how phases that begin from pixels get them.
     """
 
     model: Model
     order: Order
     progress: Progress = lambda rows: None
     saved: SavedPhase | None = None
+    way: Way | None = None
     sampler: Sampler = field(init=False)
     phase_sampler: Sampler = field(init=False)
     plan: Plan = field(init=False)
@@ -127,7 +129,7 @@ class Drawing:
         base = centre_crop(done.latent, *self.plan.base_lat) if done.number == 1 else done.latent
         begun = perf_counter()
         coming = [phase for phase in self.plan.phases if phase.number > done.number]
-        for phase, latent in climb(base, coming, self._phase, anchor=done.anchor):
+        for phase, latent in climb(base, coming, self._phase, enlarge=self._enlarge(), anchor=done.anchor):
             yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun, done.anchor)
             begun = perf_counter()
 
@@ -169,6 +171,12 @@ class Drawing:
         latent = self._sample(guided, start, solver, phase.number)
         self.evaluations = guided.evaluations
         return latent
+
+    def _enlarge(self) -> Enlarge:
+        model, way = self.model, self.way or Way(self.order.params.vae)
+        return self.plan.enlarge(
+            lambda latent: pixels_of(model, latent, way), lambda pixels: latent_of(model, pixels, way)
+        )
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)

@@ -69,6 +69,15 @@ class Model:
         mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (mean, deviation))
         return latent * deviation / config.scaling_factor + mean
 
+    def scaled(self, mean: torch.Tensor) -> torch.Tensor:
+        """The latent of what the VAE's encoder answers: `unscaled` undone, in float32."""
+        config, latent = self.vae.config, mean.float()
+        own_mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if own_mean is None or deviation is None:
+            return latent * config.scaling_factor
+        own_mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (own_mean, deviation))
+        return (latent - own_mean) * config.scaling_factor / deviation
+
     @property
     def device(self) -> torch.device:
         """Where the UNet computes. Offloaded by accelerate, it lies elsewhere between its calls."""

@@ -82,6 +82,10 @@ class Output:
             self.report["notes"].append(text)
             complain(text)
 
+    def way(self, on_tile: Callable[[int, int], None] | None) -> Way:
+        """How the run's pictures are coded."""
+        return Way(self.drawing.order.params.vae, self.note, on_tile, self.folder)
+
     def _keep(self, phase: Finished, *, lost: bool = False) -> None:
         self.note(self.keeper.keep(phase, self.drawing.batch.size or 0, lost=lost))
 
@@ -120,8 +124,7 @@ class Output:
     def _decoded(self, phase: Finished) -> list[Image]:
         if not self._is_unsaved(phase):
             try:
-                way = Way(self.drawing.order.params.vae, self.note, self.on_tile, self.folder)
-                self.unsaved = phase.number, decode(self.drawing.model, phase.latent, way)
+                self.unsaved = phase.number, decode(self.drawing.model, phase.latent, self.way(self.on_tile))
             except KeyboardInterrupt:
                 self.given_up = True
                 raise

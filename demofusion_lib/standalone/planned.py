@@ -51,8 +51,33 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
     more = next((latents for name, latents in MORE.items() if name in solver), 0)
     held = latent * (HELD + FUSED * plan.passes + more)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
-    drawn = held + math.ceil(row * rows)
+    drawn = max(held + math.ceil(row * rows), enlarging_bytes(drawing, phase))
     return max(drawn, latent + picture_bytes(drawing, height, width)) if decoded else drawn
+
+
+def enlarging_bytes(drawing: Drawing, phase: Phase | None) -> int:
+    """Of a phase that begins from pixels: the picture before it, decoded and enlarged, and the larger one encoded."""
+    plan = drawing.plan
+    if phase is None or plan.params.enlarge != "pixels":
+        return 0
+    sizes = [plan.base_lat, *((p.height_lat, p.width_lat) for p in plan.phases)]
+    cells, before = (height * width for height, width in (sizes[phase.number - 1], sizes[phase.number - 2]))
+    picture = 3 * LATENT_PX**2 * torch.float32.itemsize
+    latents = plan.images * LATENT_CHANNELS * (cells + before) * torch.float32.itemsize
+    decoded = picture_bytes(drawing, *sizes[phase.number - 2])
+    # a cubic is made from a picture of this size and one of that, and clamped where it lies
+    return latents + max(decoded, picture * (before + cells), picture * cells + encoding_bytes(drawing, phase))
+
+
+def encoding_bytes(drawing: Drawing, phase: Phase) -> int:
+    """Of encoding a picture of the phase's size, which is there already."""
+    mode = "estimated" if drawing.order.params.vae == "estimated" else "exact"
+    size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
+    try:
+        made = vae.peak_bytes(drawing.model.vae, *size_px, mode=mode, encoder=True)
+    except vae.Unreadable:
+        return 0
+    return made.device_bytes + (made.store_bytes if made.store == "device" else 0)
 
 
 VIEWS = {"windows": "windows", "sub_images": "sub-images"}

@@ -83,11 +83,15 @@ def encode(
 
 
 def peak_bytes(
-    vae: Any, h_lat: int, w_lat: int, *, mode: str = "exact", tile_lat: int = TILE_LAT, dtype: torch.dtype | None = None
-) -> Plan:
-    """The plan of a decode of `(h_lat, w_lat)` cells on the device: its `device_bytes` and `store_bytes`."""
-    program = read_decoder(vae)
-    job = _job(program, (h_lat, w_lat), tile_lat, dtype)
+    vae: Any, height: int, width: int, *, mode: str = "exact", tile_lat: int = TILE_LAT, dtype: torch.dtype | None = None,
+    encoder: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan of a decode of `(height, width)` cells on the device: its `device_bytes` and `store_bytes`.
+
+    encoder: of an encode of `(height, width)` pixels instead.
+    """
+    program = read_encoder(vae) if encoder else read_decoder(vae)
+    job = _job(program, (height, width), tile_lat, dtype)
     return job.exact("device") if mode == "exact" else job.estimated("device", *job.parts()[-1])
 
 

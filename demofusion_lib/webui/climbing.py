@@ -14,6 +14,7 @@ from ..memory import window_batch
 from ..params import LATENT_PX
 from ..saved import SavedPhase
 from .decoding import DecodingInterrupted, TiledDecode, tiled
+from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
 from .kept import end_with, keep_images
 from .notes import tell, untell
@@ -94,7 +95,9 @@ class Climb:
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
             self._decode_by_tiles()  # of the model that is loaded now
             ahead = self.plan.phases[number - 1 :]
-            climbing = climb(latent, ahead, sampler, wrap=self.plan.wrap, anchor=self.saving.anchor)
+            coder = Coder(p, self.plan.params.vae, self._tell, self.progress.enlarging)
+            enlarge = self.plan.enlarge(coder.decode, coder.encode)
+            climbing = climb(latent, ahead, sampler, enlarge=enlarge, anchor=self.saving.anchor)
             for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
                 done.append((phase.number, latent))

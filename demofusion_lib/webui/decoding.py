@@ -66,9 +66,7 @@ class TiledDecode:
             return self.host_decode(z)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
-        for hook in self.model._forward_pre_hooks.values():
-            if getattr(hook, "__name__", "") == HOOK:
-                hook(self.model, None)
+        to_device(self.model)
         memory = vae.Memory.find(devices.device, self.folder)
         try:
             return vae.decode(
@@ -124,6 +122,18 @@ class TiledDecode:
         return threading.get_ident() != self.thread
 
 
+def to_device(model: Any) -> None:
+    """As `--medvram` does when the module itself is called."""
+    for hook in model._forward_pre_hooks.values():
+        if getattr(hook, "__name__", "") == HOOK:
+            hook(model, None)
+
+
+def folder_of(p: Any) -> str:
+    """Where layers may be laid as files."""
+    return p.outpath_samples if os.path.isdir(p.outpath_samples or "") else tempfile.gettempdir()
+
+
 @contextlib.contextmanager
 def tiled(
     p: Any, mode: str, larger_than: int, tell: Callable[[str], None], progress: Callable[[float], None]
@@ -137,8 +147,7 @@ def tiled(
         tell(f"{extension_of(before)} decodes the phases")
         yield None
     else:
-        folder = p.outpath_samples if os.path.isdir(p.outpath_samples or "") else tempfile.gettempdir()
-        model.decode = decode = TiledDecode(model, mode, larger_than, folder, tell, progress)
+        model.decode = decode = TiledDecode(model, mode, larger_than, folder_of(p), tell, progress)
         try:
             yield decode
         finally:

@@ -50,6 +50,10 @@ class Progress:
         """`share` of the phase's steps are behind us."""
         self.done = max(self.done, min(share, 1.0))
 
+    def enlarging(self, share: float) -> None:
+        """How far the decode or the encode of a picture between phases is."""
+        shared.state.textinfo = f"DemoFusion: enlarging the picture, {share:.0%}"
+
     def decoding(self) -> None:
         self.sampling, self.done = len(self.costs), 0.0
         self.decoded(0.0)

@@ -26,7 +26,7 @@ ROWS = (
     ("residual", "window_weight"),
     ("guidance", "guidance_until"),
     ("phase_sampler", "phase_scheduler"),
-    ("vae", "window_batch"),
+    ("enlarge", "vae", "window_batch"),
     ("resume",),
 )
 """Where the settings stand on the page. Their order among the API's arguments is the table's."""

@@ -62,6 +62,7 @@ FROZEN = [
     ("preset", "demofusion_preset", "DemoFusion preset", "none"),
     ("phase_sampler", "demofusion_phase_sampler", "DemoFusion phase sampler", "same"),
     ("phase_scheduler", "demofusion_phase_scheduler", "DemoFusion phase scheduler", "same"),
+    ("enlarge", "demofusion_enlarge", "DemoFusion enlarge", "latent"),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN}
 
@@ -98,6 +99,7 @@ OTHER = {
     "preset": "fine",
     "phase_sampler": "DPM++ 2M",
     "phase_scheduler": "Karras",
+    "enlarge": "pixels",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]

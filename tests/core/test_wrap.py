@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from demofusion_lib.core import (
     BORDERS,
+    InLatent,
     Layout,
     PhaseFusion,
     View,
@@ -375,7 +376,7 @@ def climbed(base: torch.Tensor, noises: dict[int, torch.Tensor], wrap: bool) -> 
         return x
 
     phases = plan_phases(window, (window[0] * 3, window[1] * 3), "every")
-    return list(climb(base, phases, denoise_phase, wrap=wrap))[-1][1]
+    return list(climb(base, phases, denoise_phase, enlarge=InLatent(wrap)))[-1][1]
 
 
 def test_a_rolled_base_climbs_to_the_rolled_picture() -> None:

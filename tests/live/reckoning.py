@@ -68,6 +68,13 @@ class Model:
         low = int((self.log_sigmas <= level).sum().clamp(1, len(self.log_sigmas) - 1)) - 1
         return low + float((level - self.log_sigmas[low]) / (self.log_sigmas[low + 1] - self.log_sigmas[low]))
 
+    def through_pixels(self, latent: torch.Tensor, s: int) -> torch.Tensor:
+        """Decoded, enlarged and encoded, each in one piece: the mean of what the encoder answers."""
+        vae, factor = shared.sd_model.first_stage_model, shared.sd_model.scale_factor
+        picture = vae.decoder(vae.post_quant_conv(latent / factor)).clamp(-1, 1)
+        larger = F.interpolate(picture, scale_factor=s, mode="bicubic").clamp(-1, 1)
+        return vae.quant_conv(vae.encoder(larger)).chunk(2, 1)[0] * factor
+
     def scaled(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """As the network takes it."""
         return x / math.sqrt(1 + self.sigma(t) ** 2)
@@ -264,12 +271,14 @@ def reckon(p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int]) -
 
 
 class Few(NamedTuple):
-    """A phase of few steps: where it begins, its overlap, where guidance ends and whether it is a low-pass difference."""
+    """A phase of few steps: where it begins, its overlap, where guidance ends and whether it is a low-pass difference, and
+    whether it begins from the enlarged picture."""
 
     start: float
     overlap: float
     until: float
     low_pass: bool
+    pixels: bool
 
 
 def sin2(length: int, place: int, whole: int) -> torch.Tensor:
@@ -304,7 +313,7 @@ def few_steps(
 ) -> torch.Tensor:
     """What the sampler ends with, after few steps from the latent of the phase before."""
     window, size = before.shape[2:], [length * s for length in before.shape[2:]]
-    z_prev = F.interpolate(before, size=size, mode="bicubic")
+    z_prev = model.through_pixels(before, s) if few.pixels else F.interpolate(before, size=size, mode="bicubic")
     noise = torch.randn(z_prev.shape[1:], generator=torch.Generator().manual_seed(seed))
     times = [few.start * (1 - i / steps) for i in range(steps)]
     sigmas = [*(model.sigma(t) for t in times), 0.0]
@@ -326,7 +335,7 @@ def few_steps(
     return x
 
 
-def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool]) -> dict[str, float]:
+def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool, bool]) -> dict[str, float]:
     """The same for one phase of few steps at twice the size, and with each of its parts left out."""
     with recorded() as samplings:
         process_images(p)
@@ -335,6 +344,7 @@ def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float,
     told = Told(told_px, lambda top, left: (PX * top, PX * left), (0, 0))
     variants = {
         "right": right, "another start": right._replace(start=right.start + 1), "guidance to the end": right._replace(until=0),
+        "the other enlargement": right._replace(pixels=not right.pixels),
         "no guidance": right._replace(until=1000), "the other guidance": right._replace(low_pass=not right.low_pass),
     }  # fmt: skip
     with torch.no_grad():

@@ -80,11 +80,14 @@ def test_the_phases_are_as_reckoned(
         assert all(apart >= DIFFER for apart in others.values()), others
 
 
+@pytest.mark.parametrize("enlarge", ["pixels", "latent"])
 @pytest.mark.parametrize(("preset", "low_pass"), [("fast", False), ("draft", True)])
-def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, low_pass: bool) -> None:
+def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, low_pass: bool, enlarge: str) -> None:
     """A late start, weighed windows, guidance while it pays and the residual of the predictions."""
-    settings = {"preset": preset, "jitter": False, "steps": 3, "scale": 2, "sdxl_size": "final"}
+    settings = {"preset": preset, "enlarge": enlarge, "jitter": False, "steps": 3, "scale": 2, "sdxl_size": "final"}
     fields = {"width": 96, "height": 64, "steps": 4}
-    answer = run(exact, "reckon_few", ((128, 192), (601.0, 0.25, 300.0, low_pass)), settings, fields)
+    answer = run(
+        exact, "reckon_few", ((128, 192), (601.0, 0.25, 300.0, low_pass, enlarge == "pixels")), settings, fields
+    )
     assert answer.pop("right") < AGREE, answer
     assert all(apart >= DIFFER for apart in answer.values()), answer

@@ -192,3 +192,17 @@ def test_two_numbers_are_read_an_evaluation(host, monkeypatch, sampler, settings
     monkeypatch.setattr(denoiser.InstalledEngine, "forward", told)
     assert torch.equal(host.txt2img(settings, sampler_name=sampler).latents[-1].as_subclass(torch.Tensor), plain)
     assert reads and set(reads) == {2}  # the level, and whether all answers are finite
+
+
+@pytest.mark.parametrize("sampler", [name for name in SOLVERS if name != "LCM"])
+@pytest.mark.parametrize("settings", [{"scale": 2.5}, {"scale": 3, "preset": "fast"}], ids=["paper", "fast"])
+def test_phases_that_begin_from_pixels_equal_those_of_the_core(host, sampler, settings):
+    settings = {**settings, "enlarge": "pixels"}
+    outcome = host.txt2img(settings, sampler_name=sampler, **FIELDS)
+    solver = {"eta": 1.0} if sampler == "Euler a" else {}
+    expected, other = (
+        drawn_by_hand(host, {**settings, "enlarge": kind}, solver, sampler_name=sampler, **FIELDS)
+        for kind in ("pixels", "latent")
+    )
+    assert_close(torch.cat(outcome.latents[-FIELDS["batch_size"] :]), expected)
+    assert not torch.allclose(expected, other, rtol=0.01)

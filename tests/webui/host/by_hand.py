@@ -18,6 +18,7 @@ from modules import sd_samplers_lcm, sd_samplers_timesteps_impl
 from modules.sd_samplers_common import TorchHijack
 
 from demofusion_lib.core import (
+    InLatent,
     PhaseEngine,
     PhaseFusion,
     Residual,
@@ -197,7 +198,15 @@ def draw(
         return solve(guided, family, residual, solver, steps, settings, params.start)
 
     with torch.no_grad():
-        return [latent for _, latent in climb(base, phases, denoise, wrap=wrap)]
+        enlarge = through_pixels if params.enlarge == "pixels" else InLatent(wrap)
+        return [latent for _, latent in climb(base, phases, denoise, enlarge=enlarge)]
+
+
+def through_pixels(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+    """By the tiny model's flat squares: their means are cells again, of three channels."""
+    squares = latent[:, :3].div(4).clamp(-1, 1).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    larger = F.interpolate(squares, size=(8 * height_lat, 8 * width_lat), mode="bicubic").clamp(-1, 1)
+    return F.pad(F.avg_pool2d(larger, 8).mul(4), (0, 0, 0, 0, 0, 1))
 
 
 def solve(

@@ -98,6 +98,14 @@ class Conditioner:
         return [tuple(row) for row in self.embedders[1].read(vector[:, self.pooled :]).int().tolist()]
 
 
+class Encoder(torch.nn.Conv2d):
+    """What the decoder makes flat squares of, a fourth channel of nothing, and four that say how sure that is."""
+
+    def __init__(self):
+        super().__init__(3, 8, 8, stride=8, bias=False)
+        self.weight.data = torch.eye(8, 3)[:, :, None, None].expand(8, 3, 8, 8) / 64
+
+
 class TinyModel:
     """A checkpoint of a Gaussian image distribution whose mean is the prompt, with a texture of its neighbourhood.
 
@@ -135,7 +143,9 @@ class TinyModel:
         self.first_stage_model = SimpleNamespace(
             dtype=torch.float32, to=lambda *args: None, layers=vae,
             decode=lambda latent: latent[:, :3].div(4).repeat_interleave(8, -1).repeat_interleave(8, -2),
+            encoder=Encoder(), quant_conv=lambda moments: moments.mul(4), _forward_pre_hooks={},
         )  # fmt: skip
+        self.scale_factor = 1.0
         self.sd_checkpoint_info = CheckpointInfo(name)
         self.alphas_cumprod = self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.cond_stage_model_empty_prompt = self.encode("")[None]

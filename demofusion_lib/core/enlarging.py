@@ -1,0 +1,52 @@
+"""How the latent of a phase becomes the first of the next one, at its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .phases import upsample
+
+ENLARGEMENTS = ("latent", "pixels")
+"""Bicubic on the latent, as the paper does; or on its picture, which goes through the autoencoder there and back."""
+
+Code = Callable[[torch.Tensor], torch.Tensor]
+"""From latents to pictures or back."""
+
+
+@dataclass(frozen=True)
+class InLatent:
+    """Cubics across the cells of a latent. A latent is no picture: edges come out stepped where many steps don't mend them.
+
+    wrap: edges go on at the opposite ones.
+    """
+
+    wrap: bool = False
+
+    def __call__(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+        return upsample(latent, height_lat, width_lat, wrap=self.wrap)
+
+
+@dataclass(frozen=True)
+class InPixels:
+    """Cubics across pixels, one picture at a time.
+
+    decode: of `(1, 4, h, w)` the picture `(1, 3, cell h, cell w)` in [-1, 1]; encode: back again, without chance.
+    cell_px: pixels to a cell. wrap: edges go on at the opposite ones.
+    """
+
+    decode: Code
+    encode: Code
+    cell_px: int
+    wrap: bool = False
+
+    def __call__(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+        return torch.cat([self._one(one[None], height_lat, width_lat) for one in latent])
+
+    def _one(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+        picture = self.decode(latent).float().clamp_(-1, 1)
+        larger = upsample(picture, height_lat * self.cell_px, width_lat * self.cell_px, wrap=self.wrap)
+        del picture
+        return self.encode(larger.clamp_(-1, 1)).to(latent)

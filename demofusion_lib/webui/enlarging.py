@@ -1,0 +1,73 @@
+"""Pictures between phases, for those that begin from pixels: decoded and encoded again by the VAE of the model that is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from modules import devices, shared
+from modules.processing import decode_latent_batch
+
+from .. import vae
+from ..memory import giving_back
+from .decoding import DecodingInterrupted, folder_of, to_device
+
+
+class Coder:
+    """mode: the setting `vae`. tell: given what a user should know. progress: given how far a picture's tiles are, 0 to 1."""
+
+    def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Callable[[float], None]):
+        self.model = p.sd_model
+        self.mode = mode
+        self.folder = folder_of(p)
+        self.tell = tell
+        self.progress = progress
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """`(1, 4, h, w)` to `(1, 3, 8h, 8w)` in [-1, 1]."""
+        first_stage = self.model.first_stage_model
+        return self._by_tiles(
+            vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent), first_stage
+        )
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Back again: the mean of what the encoder answers. The host's own `encode` would draw from it, by torch's global seed."""
+        first_stage = self.model.first_stage_model
+        moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels), first_stage)
+        return moments.chunk(2, dim=1)[0].to(devices.device).float() * self.model.scale_factor
+
+    def _by_tiles(
+        self, code: Callable[..., torch.Tensor], given: torch.Tensor, host: Callable[[], torch.Tensor], first_stage: Any
+    ) -> torch.Tensor:
+        if self.mode == "host":
+            return host()
+        to_device(first_stage)
+        try:
+            return code(
+                first_stage, given, mode=self.mode, memory=vae.Memory.find(devices.device, self.folder),
+                on_tile=giving_back(self._after_tile), fallback=torch.float32,
+            )  # fmt: skip
+        except vae.Unreadable as error:
+            self.mode = "host"
+            self.tell(f"the VAE can't be read ({error}), so the webui's own codes the pictures between phases")
+            return host()
+
+    def _host_decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """With all that the host does about precision."""
+        decoded = decode_latent_batch(self.model, latent, target_device=devices.cpu, check_for_nans=True)
+        return torch.stack(list(decoded)).float()
+
+    def _host_moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        first_stage = self.model.first_stage_model
+        to_device(first_stage)
+        given = pixels.to(devices.device, next(first_stage.encoder.parameters()).dtype)
+        with devices.autocast():
+            moments: torch.Tensor = first_stage.quant_conv(first_stage.encoder(given))
+        devices.test_for_nans(moments, "vae")
+        return moments
+
+    def _after_tile(self, done: int, total: int) -> None:
+        if shared.state.interrupted or shared.state.skipped:
+            raise DecodingInterrupted
+        self.progress(done / total)
