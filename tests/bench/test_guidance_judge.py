@@ -10,6 +10,7 @@ import pytest
 from bench.quality.guidance_judge import (
     HANDED_OVER,
     NONE,
+    WAYS,
     WINDOWS,
     GuidedRow,
     Measured,
@@ -18,10 +19,20 @@ from bench.quality.guidance_judge import (
     is_rejected,
     kept,
     kept_shares,
-    rows_of,
     table,
 )
 from lab.toy2.judge import Subject2, Texture
+
+THREE_STEPS = {
+    "start": 601,
+    "steps": 3,
+    "residual": "x0",
+    "a1": 1.0,
+    "dilated": False,
+    "overlap": 0.25,
+    "window_weight": "sin2",
+}
+"""What `fast` was when its ways to guide were judged."""
 
 
 def measured(*right: float, units: float = 1.0) -> Measured:
@@ -91,9 +102,9 @@ def test_the_table_says_which_are_rejected() -> None:
 
 
 def test_low_pass_and_an_early_end_lose_fine_texture_and_guided_last_steps_do_not() -> None:
-    """Texture that is decided about t = 200, on the plan of `fast`, whose steps are at 601, 401 and 201."""
+    """Texture that is decided about t = 200, with steps at 601, 401 and 201."""
     trial = Trial(2, 200, 4)
-    found = {row.way: trial.drawn(row) for row in rows_of("fast")}
+    found = {way: trial.drawn(GuidedRow("fast", way, {**THREE_STEPS, **settings})) for way, settings in WAYS.items()}
     none, full = found[NONE].right, found[WINDOWS].right
     shares = {way: kept(one.right, none, full) for way, one in found.items()}
     assert gains(full, none) and min(full) > 0.96
