@@ -162,7 +162,7 @@ def report_waits(webui: WebUI, args: argparse.Namespace, base: dict[str, Any]) -
             print(f"waits an evaluation, {preset}, {sampler}, {evaluations} evaluations")
             for whose, found in (("ours", waits_of_ours), ("the webui's", waits_of_host)):
                 told = found(waits, evaluations)
-                print(f"  {whose}: {sum(told.values()):.2f}")
+                print(f"  {whose}: {sum(told.values()):.2f}", flush=True)
                 for place, count in told.items():
                     print(f"    {count:5.2f}  {place}")
 
