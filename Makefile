@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench-host bench-beside clean
+.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside clean
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
@@ -53,6 +53,14 @@ quality: $(VENV)/ready
 # the README's reference of settings
 table: $(VENV)/ready
 	$(VENV)/bin/python -m demofusion_lib.params
+
+# what the presets cost with the toy on this CPU, in ratios: bench/results/toy.md; a quarter of an hour
+bench: $(VENV)/ready
+	$(VENV)/bin/python -m bench.presets $(BENCH)
+
+# the same with an SDXL-shaped model on a GPU: bench/results, by the card's name
+bench-gpu: $(VENV)/ready
+	$(VENV)/bin/python -m bench.gpu $(BENCH)
 
 # the README's table of what decoding takes, by size of the picture; the comparison of docs/vae.md is bench.vae --compare
 memory: $(VENV)/ready

@@ -36,6 +36,8 @@ CHEAP = ("fast", "draft")
 ROW_SECONDS = 0.02
 BURNT_PX = (256, 1024)
 BURNT_STEPS = 5
+NO_VAE = {"enlarge": "latent"}
+"""Where the VAE is not what is looked at."""
 
 
 def is_drawn(preset: str, scale: float) -> bool:
@@ -80,7 +82,7 @@ class Bench:
             for preset in NAMES:
                 for scale in self.scales:
                     if scale < ONCE and is_drawn(preset, scale):
-                        wanted = order(preset, scale, side, steps=BURNT_STEPS)
+                        wanted = order(preset, scale, side, steps=BURNT_STEPS, **NO_VAE)
                         runs.setdefault(side, []).append(watch(model, wanted, process_time))
         yield from report.overheads(runs)
 
@@ -100,8 +102,9 @@ class Bench:
         for (preset, at), runs in self.runs.items():
             if at > scale and at >= ONCE:
                 seconds = timed(self.model, runs[0].latent, "exact", process_time)
-                whole = self.base * report.in_bases(runs, self.base) + seconds
-                yield f"At {at:g}x the exact decode is {seconds / whole:.0%} of `{preset}`'s whole time."
+                drawing = report.in_bases(runs, self.base) + report.between(runs, self.base)
+                share = report.share(drawing, seconds, self.base)
+                yield f"At {at:g}x the exact decode is {share} of `{preset}`'s whole time."
         yield ""
 
     def memory(self, scale: float) -> Iterator[str]:
@@ -109,7 +112,7 @@ class Bench:
         for preset in NAMES:
             at = scale if is_drawn(preset, scale) else 2.0
             with counted() as live:
-                run = watch(self.model, order(preset, at, self.model.native_px, steps=2), process_time)
+                run = watch(self.model, order(preset, at, self.model.native_px, steps=2, **NO_VAE), process_time)
             rows.append((f"`{preset}`, phases", f"{pixels(run.latent)} px", live.peak))
         last = next(runs[0].latent for (_, at), runs in self.runs.items() if at == scale)
         tiles, layers = bytes_of(self.model, last, "exact")
@@ -130,7 +133,7 @@ def written(bench: Bench) -> Iterator[str]:
         f"One thread of a CPU of two cores with other work on both, torch {torch.__version__}, the toy (native "
         f"{bench.model.native_px} px, a base image of {bench.steps} Euler steps, guidance 3, window batch 16), "
         f"{bench.rounds} rounds in turn; the least disturbed counts, of ratios the median. `make bench` draws it anew. A unit "
-        "is one base image: its rows, or its time in the UNet."
+        "is one base image: its rows, or its time in the UNet; times are in base images."
     )
     yield ""
     yield "## Units and time"

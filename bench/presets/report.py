@@ -31,8 +31,13 @@ def distinct(part: Part) -> int:
 
 
 def in_bases(runs: Sequence[Watched], base: float) -> float:
-    """The least time of a run's phases and the base image's, over the base image's."""
+    """The least time of a run's phases, their VAE apart, and of the base image, over the base image's."""
     return 1 + min(run.seconds for run in runs) / base
+
+
+def between(runs: Sequence[Watched], base: float) -> float:
+    """The least time of the VAE between a run's phases, in base images."""
+    return min(run.in_vae for run in runs) / base
 
 
 def units(runs: Runs, foretold: Mapping[tuple[str, float], float], base: float) -> Iterator[str]:
@@ -41,24 +46,16 @@ def units(runs: Runs, foretold: Mapping[tuple[str, float], float], base: float) 
     for (preset, scale), told in foretold.items():
         drawn = runs.get((preset, scale), ())
         if not drawn:
-            rows.append([preset, f"{scale:g}x", f"{told:.2f}", "counted only", "", "", ""])
+            rows.append([preset, f"{scale:g}x", f"{told:.2f}", "not drawn", "", "", "", ""])
             continue
         run = drawn[0]
         rows.append([
             preset, f"{scale:g}x", f"{told:.2f}", f"{run.counted:.2f}", f"{in_bases(drawn, base):.2f}",
-            f"{median(one.overhead for one in drawn):.3f}",
+            f"{between(drawn, base):.2f}", f"{median(one.overhead for one in drawn):.3f}",
             ", ".join(f"{distinct(part)} ({sizes(part)})" for part in run.phases),
         ])  # fmt: skip
-    head = (
-        "preset",
-        "scale",
-        "units foretold",
-        "counted",
-        "time, in base images",
-        "phases / UNet",
-        "shapes a phase (rows)",
-    )
-    yield from table(head, rows)
+    head = "preset", "scale", "units foretold", "counted in the run", "time", "VAE between phases", "phases / UNet"
+    yield from table((*head, "shapes a phase (rows)"), rows)
 
 
 def overheads(runs: Mapping[int, Sequence[Watched]]) -> Iterator[str]:
@@ -86,19 +83,17 @@ def growth(scales: Sequence[float], rows: Mapping[str, tuple[Sequence[float], fl
 def decodes(runs: Runs, scale: float, decoded: Decoded, base: float) -> Iterator[str]:
     rows = []
     for (preset, at), drawn in runs.items():
-        if at != scale:
-            continue
-        drawing = base * in_bases(drawn, base)
-        share = [f"{seconds / (drawing + seconds):.0%}" for seconds in (decoded.exact, decoded.undivided or 0.0)]
-        rows.append([preset, f"{in_bases(drawn, base):.2f}", f"{decoded.exact / base:.2f}", *share])
-    head = (
-        "preset",
-        "drawing, in base images",
-        "exact decode, in base images",
-        "its share",
-        "the undivided decode's share",
-    )
+        if at == scale:
+            drawing = in_bases(drawn, base) + between(drawn, base)
+            shares = [share(drawing, seconds, base) for seconds in (decoded.exact, decoded.undivided)]
+            rows.append([preset, f"{drawing:.2f}", f"{decoded.exact / base:.2f}", *shares])
+    head = "preset", "drawing, VAE between phases too", "exact decode", "its share", "the undivided decode's share"
     yield from table(head, rows)
+
+
+def share(drawing: float, seconds: float | None, base: float) -> str:
+    """Of a decode, in a run whose drawing takes so many base images."""
+    return "" if seconds is None else f"{seconds / base / (drawing + seconds / base):.0%}"
 
 
 def memory(rows: Sequence[tuple[str, str, int]]) -> Iterator[str]:

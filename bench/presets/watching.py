@@ -51,11 +51,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Part:
-    """A phase of a run, the base image the first. seconds: of the phase, its VAE apart; inside: of them in the UNet."""
+    """A phase of a run, the base image the first. seconds: of the phase, without those `in_vae`, where it begins from
+    pixels; inside: of them in the UNet."""
 
     foretold: int
     counted: int
     seconds: float
+    in_vae: float
     inside: float
     shapes: Counter[Shape]
 
@@ -93,6 +95,11 @@ class Watched:
     def seconds(self) -> float:
         """Of the phases."""
         return sum(part.seconds for part in self.phases)
+
+    @property
+    def in_vae(self) -> float:
+        """Of the phases that begin from pixels: their VAE's."""
+        return sum(part.in_vae for part in self.phases)
 
     @property
     def inside(self) -> float:
@@ -141,7 +148,7 @@ def watch(model: Model, wanted: Order, clock: Clock, within: Clock | None = None
         begun = clock()
         for rows, done in zip(foretold, drawing.phases()):
             seconds = clock() - begun - drawing.in_vae
-            run.parts.append(Part(rows, done.evaluations, seconds, *unet.taken()))
+            run.parts.append(Part(rows, done.evaluations, seconds, drawing.in_vae, *unet.taken()))
             run.latent, drawing.in_vae = done.latent, 0.0
             begun = clock()
     for part in run.parts:

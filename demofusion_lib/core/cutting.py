@@ -19,9 +19,8 @@ def _within(part: slice, before: int, length: int, after: int) -> tuple[slice, s
     Answers which cells of the patch they are, and which of the latent.
     """
     cells = range(*part.indices(before + length + after))
-    first, end = (
-        max(0, min(len(cells), -((cells.start - edge) // cells.step))) for edge in (before, before + length)
-    )  # ceil((edge - start) / step)
+    first = max(0, min(len(cells), -((cells.start - before) // cells.step)))  # ceil((edge - start) / step)
+    end = max(0, min(len(cells), -((cells.start - before - length) // cells.step)))
     inner = cells[first:end]
     return slice(first, end), slice(inner.start - before, max(0, inner.stop - before), inner.step)
 

@@ -55,15 +55,21 @@ class WindowWeights:
         self.size_lat = size_lat
         self.like = like
         self.masks: Masks = {} if masks is None else masks
+        self.profiles: dict[Key, torch.Tensor] = {}
 
     def __call__(self, view: View) -> torch.Tensor:
         top, left, _, _ = self.layout.padding
         rows = self._key(view.rows, top, self.size_lat[0])
         cols = self._key(view.cols, left, self.size_lat[1])
         if (rows, cols) not in self.masks:
-            mask = profile(self.kind, *rows)[:, None] * profile(self.kind, *cols)
+            mask = self._profile(rows)[:, None] * self._profile(cols)
             self.masks[rows, cols] = mask[None].to(self.like)
         return self.masks[rows, cols]
+
+    def _profile(self, key: Key) -> torch.Tensor:
+        if key not in self.profiles:
+            self.profiles[key] = profile(self.kind, *key)
+        return self.profiles[key]
 
     def _key(self, part: slice, before: int, length: int) -> Key:
         around = self.layout.around is not None
