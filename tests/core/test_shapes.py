@@ -21,16 +21,16 @@ SHAPES = {
     ("paper", 2): {2: {9, 8}},
     ("paper", 3): {2: {9, 8}, 3: {10, 9}},
     ("paper", 4): {2: {9, 8}, 3: {10, 9}, 4: {14, 16}},
-    # 9, 16, 25 and 121 windows, with the negative prompt and without; 25 has no divisor worth while
+    # 9, 16, 25 and 121 windows, each for prompt and negative prompt
     ("fine", 2): {2: {9}},
     ("fine", 3): {2: {9}, 3: {16}},
-    ("fine", 4): {2: {9}, 3: {13, 12}},
-    ("fine", 8): {2: {9}, 3: {13, 12}, 4: {11}},
+    ("fine", 4): {2: {9}, 3: {10}},
+    ("fine", 8): {2: {9}, 3: {10}, 4: {11}},
     ("fast", 2): {2: {9}},
     ("fast", 3): {2: {9}, 3: {16}},
-    ("fast", 4): {2: {9}, 3: {13, 12}},
-    ("fast", 8): {2: {9}, 3: {13, 12}, 4: {11}},
-    # the prompt alone, and two rows of the base's size in a call of their own
+    ("fast", 4): {2: {9}, 3: {10}},
+    ("fast", 8): {2: {9}, 3: {10}, 4: {11}},
+    # the prompt alone, whose 25 windows have no divisor worth while; two rows of the base's size in a call of their own
     ("draft", 2): {2: {9, 2}},
     ("draft", 3): {2: {9, 2}, 3: {16, 2}},
     ("draft", 4): {2: {9, 2}, 3: {13, 12, 2}},
@@ -71,9 +71,9 @@ def test_shapes_of_a_preset(preset: str, scale: int) -> None:
     assert rows == {phase.number: made.evaluations(phase) for phase in made.phases}
 
 
-def test_one_size_at_four_times_where_the_batch_is_told() -> None:
-    for batch, expected in ((5, {5}), (25, {25}), (64, {25})):
-        shapes = called(plan((NATIVE, NATIVE), steps=3, preset="fast", scale=4), WindowBatch(batch))
+def test_guidance_that_ends_makes_no_other_size() -> None:
+    for batch, expected in ((5, {5}), (16, {13, 12}), (25, {25}), (64, {25})):
+        shapes = called(plan((NATIVE, NATIVE), steps=3, preset="fast", scale=4, guidance_until=300), WindowBatch(batch))
         assert {shape[0] for shape in shapes[3]} == expected
 
 
