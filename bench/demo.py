@@ -107,7 +107,7 @@ class Demo:
 
     def __init__(self, scenes: Sequence[Scene], run: Run, scale: int, threads: int):
         self.run = run
-        self.params = Params.from_names({"enabled": True, "scale": scale})
+        self.params = Params.from_names({"enabled": True, "preset": "none", "scale": scale})
         self.model = SceneModel(scenes, scale, threads)
         self.base = draw_base(run, self.model.native)
         self.scene = self.model.nearest(self.base.picture)

@@ -25,7 +25,7 @@ from .core import (
     plan_phases,
     scaled_size,
 )
-from .presets import NONE, PRESETS
+from .presets import DEFAULT, NONE, PRESETS
 
 TITLE = "DemoFusion Hires"
 LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
@@ -193,7 +193,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=WINDOW_WEIGHTS),
     Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES),
     Setting("guidance_until", "Guidance ends", 0, "The timestep below which the phases follow the prompt alone, without guidance; 0 guides to the end.", 0, 1000, 1),
-    Setting("preset", "Preset", NONE, "Sets other settings at once: paper is the whole method, fine, fast and draft take few steps. What is set besides counts before it.", choices=tuple(PRESETS)),
+    Setting("preset", "Preset", DEFAULT, "Sets other settings at once: paper is the whole method; fine, fast and draft take few steps; none sets nothing. What is set besides counts before it.", choices=tuple(PRESETS)),
     Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
     Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
     Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS),
@@ -203,12 +203,12 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 TOLD_NAMES = 5
 
 
-def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any]) -> dict[str, Any]:
-    """Every setting's value, read from those given; else the preset's, else its default.
+def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any], preset: str) -> dict[str, Any]:
+    """Every setting's value, read from those given; else the preset's, else its default. preset: where they name none.
 
     Raises SettingsError of all mistakes at once.
     """
-    read_values, errors = preset_values(values.get("preset", NONE), read), []
+    read_values, errors = preset_values(values.get("preset", preset), read), []
     for setting in SETTINGS:
         if setting.name in values:
             try:
@@ -235,7 +235,8 @@ def preset_values(preset: Any, read: Callable[[Setting, Any], Any] = Setting.che
 
 
 def named(args: Sequence[Any]) -> Mapping[str, Any]:
-    """What the API's or the accordion's arguments say, by name and unchecked (see `Params.from_args`).
+    """What the API's or the accordion's arguments say, by name and unchecked (see `Params.from_args`). By position each
+    stands for itself: those that are left out are at their defaults, without a preset.
 
     Raises SettingsError for more of them than there are settings.
     """
@@ -243,7 +244,7 @@ def named(args: Sequence[Any]) -> Mapping[str, Any]:
         return args[0]
     if len(args) > len(SETTINGS):
         raise SettingsError(f"{len(args)} arguments, allowed: at most {len(SETTINGS)}, or one dictionary of names")
-    return {s.name: value for s, value in zip(SETTINGS, args)}
+    return {"preset": NONE} | {s.name: value for s, value in zip(SETTINGS, args)}
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class Params:
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
         """Missing names are the preset's, or their defaults. Raises one SettingsError for all unknown names and values not allowed."""
-        return cls(**_each(values, Setting.check))
+        return cls(**_each(values, Setting.check, DEFAULT))
 
     @classmethod
     def from_args(cls, args: Sequence[Any]) -> Params:
@@ -298,7 +299,8 @@ class Params:
 
     @classmethod
     def from_infotext(cls, texts: Mapping[str, str]) -> Params:
-        return cls(**_each({s.name: texts[s.key] for s in SETTINGS if s.key in texts}, Setting.from_text))
+        """Of one that names no preset, what it doesn't tell was at its default: so all did before there were presets."""
+        return cls(**_each({s.name: texts[s.key] for s in SETTINGS if s.key in texts}, Setting.from_text, NONE))
 
     def to_infotext(self) -> dict[str, str]:
         """The preset, and what differs from it, by infotext key."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NONE = "none"
+DEFAULT = "fine"
+"""Of whoever names settings, or opens the page; what was written down without a preset has none."""
 FEW_STEPS: Mapping[str, Any] = {
     "plan": "doubling",
     "start": 601,
@@ -14,7 +16,6 @@ FEW_STEPS: Mapping[str, Any] = {
     "dilated": False,
     "overlap": 0.25,
     "window_weight": "sin2",
-    "guidance_until": 300,
     "enlarge": "pixels",
 }
 """What the presets of few steps have in common: phases that begin late, held by their predictions."""
@@ -23,6 +24,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     NONE: {},
     "paper": {"border": "paper"},
     "fine": {**FEW_STEPS, "steps": 5},
-    "fast": {**FEW_STEPS, "steps": 3},
-    "draft": {**FEW_STEPS, "steps": 2, "guidance": "low-pass"},
+    "fast": {**FEW_STEPS, "steps": 2},
+    "draft": {**FEW_STEPS, "steps": 2, "guidance": "low-pass", "guidance_until": 300},
 }

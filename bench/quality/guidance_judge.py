@@ -104,7 +104,9 @@ class GuidedRow:
         return cls(plan, rest, {**PLANS[plan], **values})
 
     def drawing(self, trial: Trial, subjects: Sequence[Subject2]) -> Drawing:
-        params = Params.from_names({"enabled": True, "scale": trial.scale, "window_batch": 64, **self.settings})
+        params = Params.from_names(
+            {"enabled": True, "preset": "none", "scale": trial.scale, "window_batch": 64, **self.settings}
+        )
         prompts, seeds = [s.prompt for s in subjects], [s.number for s in subjects]
         order = Order(prompts, seeds, NATIVE_PX, NATIVE_PX, params, guidance=trial.cfg)
         return (HandingOver if self.way == HANDED_OVER else Drawing)(load_toy2(trial.strength, trial.shared), order)

@@ -169,10 +169,8 @@ class Solver:
     def __init__(self, sampler: Sampler, schedule: Schedule, scheduler: str, steps: int, start_t: float | None = None):
         self.sampler, self.schedule, self.steps = sampler, schedule, steps
         self.sigma_max = schedule.sigma_max if start_t is None else schedule.level(start_t)
-        if sampler.solver == "unipc" and steps < 3:
-            raise UserError(f"steps is {steps}, allowed with UniPC: its order, 3, or more")
         if sampler.is_timestep:
-            self.diffusers = _timestep_scheduler(sampler.solver, schedule, start_t)
+            self.diffusers = _timestep_scheduler(sampler.solver, schedule, steps, start_t)
             self.diffusers.set_timesteps(steps)
             self.timesteps = [int(t) for t in self.diffusers.timesteps]
             self.start = Start(*schedule.alpha_sigma(self.timesteps[0]))
@@ -267,7 +265,7 @@ class LateDDIM:
         return self
 
 
-def _timestep_scheduler(solver: str, schedule: Schedule, start_t: float | None) -> Any:
+def _timestep_scheduler(solver: str, schedule: Schedule, steps: int, start_t: float | None) -> Any:
     """`start_t`: the highest timestep; None for the whole schedule."""
     from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
@@ -292,5 +290,9 @@ def _timestep_scheduler(solver: str, schedule: Schedule, start_t: float | None) 
     if solver == "ddim":
         return DDIMScheduler(**known, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     return PulledUniPC(
-        **known, solver_order=3, solver_type="bh1", timestep_spacing="linspace", final_sigmas_type="sigma_min"
+        **known,
+        solver_order=min(3, steps),
+        solver_type="bh1",
+        timestep_spacing="linspace",
+        final_sigmas_type="sigma_min",
     )

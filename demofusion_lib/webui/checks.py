@@ -68,14 +68,11 @@ def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
 
 def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:
     """asked: the host's processing object as the phases ask."""
-    mistakes, steps, name = [], params.steps or asked.steps, asked.sampler_name
+    mistakes, name = [], asked.sampler_name
     sampler = plain_sampler(asked)
     solver, eta = solver_name(sampler), ancestral_eta(asked, sampler)
     if degenerate_step(solver, eta):
         mistakes.append(SettingsError(f"eta is {eta:g}, allowed with {name}: 0 to 1"))
-    if solver == "unipc" and steps < shared.opts.uni_pc_order:
-        order = shared.opts.uni_pc_order
-        mistakes.append(SettingsError(f"steps is {steps}, allowed with UniPC: its order, {order}, or more"))
     if params.phase_scheduler not in (SAME, AUTOMATIC) and isinstance(family_of(sampler), TimestepFamily):
         told = f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed with {name}: {SAME}, {AUTOMATIC}"
         mistakes.append(SettingsError(f"{told}, as it has a schedule of its own"))

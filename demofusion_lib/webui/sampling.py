@@ -81,6 +81,26 @@ def lent(p: Any) -> Iterator[None]:
             p.extra_generation_params[SCHEDULE_KEY] = told
 
 
+@contextlib.contextmanager
+def unipc_of_order(most: int) -> Iterator[None]:
+    """The host's setting lowered: its UniPC refuses fewer steps than that."""
+    values, name = shared.opts.data, "uni_pc_order"
+    order = getattr(shared.opts, name)
+    if order <= most:
+        yield
+        return
+    missing = object()
+    before = values.get(name, missing)
+    values[name] = most
+    try:
+        yield
+    finally:
+        if before is missing:
+            values.pop(name, None)
+        else:
+            values[name] = before
+
+
 def back_to_base_model(p: Any) -> bool:
     """After a refiner in the base image: loads the base model again. Whether it had to."""
     refiner = p.refiner_checkpoint_info
@@ -191,7 +211,8 @@ class PhaseSampler:
         late = family.late(sampler, p, steps, start_t)
         installed = InstalledEngine(sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat)
         try:
-            latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
+            with unipc_of_order(steps):
+                latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
             installed.take_off()
             self._tell_of_faults(engine.fusion)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from modules import shared
 from modules.ui_components import InputAccordion
 
 from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError, preset_values
-from ..presets import PRESETS
+from ..presets import DEFAULT, NONE, PRESETS
 from .choices import offered
 
 ENABLED = SETTINGS[0]
+KEPT = "customscript/demofusion.py/txt2img/"
+"""What the webui keeps of our page, in its `ui-config.json`."""
 ROWS = (
     ("scale", "preset"),
     ("plan", "steps"),
@@ -41,8 +46,19 @@ def choose(preset: str) -> list[Any]:
     return [gr.update(value=values[name]) for name in SET_BY_PRESETS]
 
 
-def component(setting: Setting) -> Any:
-    common = {"label": setting.label, "value": setting.default, "elem_id": setting.elem_id, "tooltip": setting.help}
+def first_preset() -> str:
+    """What the page begins with. Where the webui has kept the values of a version without presets, which it puts into the
+    other parts again, it is none, as they are."""
+    try:
+        kept = json.loads(Path(shared.cmd_opts.ui_config_file).read_text(encoding="utf-8"))
+        of_ours = {key.split("/")[-2] for key in kept if key.startswith(KEPT) and key.endswith("/value")}
+    except (OSError, ValueError, AttributeError, TypeError, IndexError):
+        return DEFAULT
+    return NONE if of_ours and BY_NAME["preset"].label not in of_ours else DEFAULT
+
+
+def component(setting: Setting, value: Any) -> Any:
+    common = {"label": setting.label, "value": value, "elem_id": setting.elem_id, "tooltip": setting.help}
     if setting.kind is bool:
         return gr.Checkbox(**common)
     if setting.choices:
@@ -56,11 +72,12 @@ def component(setting: Setting) -> Any:
 
 def accordion() -> list[Any]:
     """The components in the table's order, which is the order of the API's arguments."""
+    values = preset_values(first_preset())
     with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=ENABLED.elem_id, tooltip=ENABLED.help) as enabled:
         parts = {ENABLED.name: enabled}
         for names in ROWS:
             with gr.Row():
-                parts.update((name, component(BY_NAME[name])) for name in names)
+                parts.update((name, component(BY_NAME[name], values[name])) for name in names)
     # `input`: chosen by hand. Pasting an infotext sets every part by itself
     chosen = [parts[name] for name in SET_BY_PRESETS]
     parts["preset"].input(choose, inputs=[parts["preset"]], outputs=chosen, show_progress="hidden", queue=False)
@@ -74,7 +91,7 @@ def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
         try:
             restored = getattr(Params.from_infotext(params), setting.name)
         except SettingsError:
-            return setting.default
+            return preset_values(NONE)[setting.name]
         return restored if ENABLED.key in params or setting is ENABLED else gr.update()
 
     return value

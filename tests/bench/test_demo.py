@@ -52,7 +52,7 @@ def scores() -> dict[str, float]:
     run = Run(NoiseSchedule(2.0), "euler", 10, 1)
     base = draw_base(run, model.native).picture
     exact = model.exact(model.nearest(base), 2)
-    params = Params.from_names({"enabled": True, "scale": 2})
+    params = Params.from_names({"enabled": True, "preset": "none", "scale": 2})
     ways = {"all": Weights(), "no residual": Weights(a1=math.inf), "windows alone": Weights(a1=math.inf, a2=math.inf)}
     drawn = {name: next(enlarge(run, model.windows, base, params, weights)) for name, weights in ways.items()}
     large = torch.nn.functional.interpolate(base, scale_factor=2, mode="bicubic")

@@ -90,7 +90,14 @@ def test_every_phase_begins_from_the_one_before_it(enlarge: Enlarge) -> None:
 @pytest.mark.parametrize("wrap", [False, True])
 def test_the_setting_says_which(wrap: bool) -> None:
     def plan(**settings: str) -> Plan:
-        return Plan(Params.from_names(settings), (8, 8), 4, "sample_euler", lambda steps, start: [0.0], wrap=wrap)
+        return Plan(
+            Params.from_names({"preset": "none", **settings}),
+            (8, 8),
+            4,
+            "sample_euler",
+            lambda steps, start: [0.0],
+            wrap=wrap,
+        )
 
     assert plan().enlarge(decode, encode) == InLatent(wrap)
     assert plan(enlarge="pixels").enlarge(decode, encode) == InPixels(decode, encode, LATENT_PX, wrap)

@@ -59,12 +59,13 @@ FROZEN = [
     ("window_weight", "demofusion_window_weight", "DemoFusion window weight", "flat"),
     ("guidance", "demofusion_guidance", "DemoFusion guidance", "windows"),
     ("guidance_until", "demofusion_guidance_until", "DemoFusion guidance until", 0),
-    ("preset", "demofusion_preset", "DemoFusion preset", "none"),
+    ("preset", "demofusion_preset", "DemoFusion preset", "fine"),
     ("phase_sampler", "demofusion_phase_sampler", "DemoFusion phase sampler", "same"),
     ("phase_scheduler", "demofusion_phase_scheduler", "DemoFusion phase scheduler", "same"),
     ("enlarge", "demofusion_enlarge", "DemoFusion enlarge", "latent"),
 ]
-DEFAULTS = {name: default for name, _, _, default in FROZEN}
+DEFAULTS = {name: default for name, _, _, default in FROZEN} | {"preset": "none"}
+"""Of everything, where no preset is named: the authors'."""
 
 # another allowed value than the default, for every setting
 OTHER = {
@@ -96,7 +97,7 @@ OTHER = {
     "window_weight": "sin2",
     "guidance": "low-pass",
     "guidance_until": 300,
-    "preset": "fine",
+    "preset": "fast",
     "phase_sampler": "DPM++ 2M",
     "phase_scheduler": "Karras",
     "enlarge": "pixels",
@@ -119,12 +120,20 @@ def test_the_table_and_the_dataclass_agree() -> None:
     assert {field.name: types[field.type] for field in fields(Params)} == {s.name: s.kind for s in SETTINGS}
 
 
-def test_defaults_are_the_authors() -> None:
+def test_whoever_names_no_preset_gets_the_default_one() -> None:
+    for params in (Params.from_names({}), Params.from_args([{}])):
+        assert asdict(params) == {**DEFAULTS, **PRESETS["fine"], "preset": "fine"}
+    assert asdict(Params.from_args([{"scale": 4, "steps": 9}])) == {
+        **DEFAULTS, **PRESETS["fine"], "preset": "fine", "scale": 4, "steps": 9,
+    }  # fmt: skip
+
+
+def test_without_a_preset_defaults_are_the_authors() -> None:
     params = Params.from_args([])
-    assert asdict(params) == DEFAULTS
+    assert asdict(params) == asdict(Params.from_names({"preset": "none"})) == DEFAULTS
     assert params.weights == Weights(3, 1, 1)
-    assert Params.from_names({"skip_residual": False}).weights == Weights(math.inf, 1, 1)
-    assert Params.from_names({"dilated": False}).weights == Weights(3, math.inf, 1)
+    assert Params.from_names({"preset": "none", "skip_residual": False}).weights == Weights(math.inf, 1, 1)
+    assert Params.from_names({"preset": "none", "dilated": False}).weights == Weights(3, math.inf, 1)
     assert (params.blur, params.overlap, params.jitter, params.plan) == (0.8, 0.5, True, "every")
 
 
@@ -159,7 +168,8 @@ def test_params_cannot_be_changed() -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_a_dictionary_of_names_leaves_the_rest_at_its_defaults(name: str) -> None:
     preset = PRESETS[OTHER[name]] if name == "preset" else {}
-    assert asdict(Params.from_args([{name: OTHER[name]}])) == {**DEFAULTS, **preset, name: OTHER[name]}
+    args = [{"preset": "none", name: OTHER[name]}]
+    assert asdict(Params.from_args(args)) == {**DEFAULTS, **preset, name: OTHER[name]}
 
 
 def test_what_follows_a_dictionary_says_nothing() -> None:
@@ -169,8 +179,10 @@ def test_what_follows_a_dictionary_says_nothing() -> None:
 
 @pytest.mark.parametrize("count", range(len(FROZEN) + 1))
 def test_positional_arguments_follow_the_table(count: int) -> None:
-    values = list(OTHER.values())[:count]
-    assert asdict(Params.from_args(values)) == {**DEFAULTS, **dict(itertools.islice(OTHER.items(), count))}
+    """Those behind a preset are the preset's where they are left out."""
+    given = dict(itertools.islice(OTHER.items(), count))
+    expected = {**DEFAULTS, **PRESETS[given.get("preset", "none")], **given}
+    assert asdict(Params.from_args(list(given.values()))) == expected
 
 
 def test_too_many_positional_arguments_are_refused() -> None:
@@ -217,6 +229,7 @@ BAD = {
     "preset": ["Fast", "", None, 0, ["fast"]],
     "phase_sampler": ["", "  ", "a\nb", "x" * 1001, None, True, ["Euler"]],
     "phase_scheduler": ["", None, 0],
+    "enlarge": ["pixel", "", None, True],
 }
 
 
@@ -352,7 +365,7 @@ def test_defaults_leave_no_trace_in_the_infotext() -> None:
 
 @pytest.mark.parametrize("name", [name for name in OTHER if BY_NAME[name].told])
 def test_the_infotext_carries_what_differs(name: str) -> None:
-    params = Params.from_names({name: OTHER[name]})
+    params = Params.from_names({"preset": "none", name: OTHER[name]})
     text = params.to_infotext()
     assert list(text) == [BY_NAME[name].key]
     assert all(isinstance(value, str) and not re.search(r'[,:"\n]', value) for value in text.values())
@@ -362,7 +375,7 @@ def test_the_infotext_carries_what_differs(name: str) -> None:
 def test_the_file_that_a_run_went_on_from_is_not_told() -> None:
     """The picture is the same, and to draw it again the file is neither there nor needed."""
     assert [setting.name for setting in SETTINGS if not setting.told] == ["save_phases", "resume"]
-    assert Params.from_names({"save_phases": True, "resume": "a.safetensors"}).to_infotext() == {}
+    assert Params.from_names({"preset": "none", "save_phases": True, "resume": "a.safetensors"}).to_infotext() == {}
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.told], ids=lambda s: s.name)
@@ -381,7 +394,7 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
     for value in values:
         if setting.kind is float and not setting.low <= value <= setting.high:
             continue
-        params = Params.from_names({setting.name: value})
+        params = Params.from_names({"preset": "none", setting.name: value})
         assert through_infotext(params) == params
 
 
@@ -438,7 +451,7 @@ def test_the_paper_preset_is_the_authors() -> None:
 
 
 def test_short_numbers_stay_short_in_the_infotext() -> None:
-    texts = Params.from_names({"scale": 4, "blur": 1.25, "a1": 0.1, "steps": 30}).to_infotext()
+    texts = Params.from_names({"preset": "none", "scale": 4, "blur": 1.25, "a1": 0.1, "steps": 30}).to_infotext()
     assert list(texts.values()) == ["4", "30", "0.1", "1.25"]
 
 
@@ -482,7 +495,7 @@ def test_targets_in_latent_cells() -> None:
 
 
 def test_a_target_of_another_shape_takes_its_part_of_the_base() -> None:
-    base, phases = Params.from_names({"target_width": 2048, "target_height": 1024}).phases((64, 64))
+    base, phases = Params.from_names({"preset": "none", "target_width": 2048, "target_height": 1024}).phases((64, 64))
     assert base == (32, 64)
     assert [(p.height_lat, p.width_lat) for p in phases] == [(64, 128), (96, 192), (128, 256)]
 

@@ -28,7 +28,7 @@ def levels(steps: int, start: float | None = None) -> list[float]:
 def plan(drawn_lat: tuple[int, int] = (64, 64), steps: int = 50, **settings: Any) -> Plan:
     fields = {name: settings.pop(name) for name in ("images", "passes", "wrap") if name in settings}
     return Plan(
-        Params.from_names({"enabled": True, **settings}), drawn_lat, steps, "sample_euler", levels, **fields
+        Params.from_names({"enabled": True, "preset": "none", **settings}), drawn_lat, steps, "sample_euler", levels, **fields
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_rows_are_counted_for_every_image_prompt_and_step() -> None:
 
 
 def test_a_phase_can_have_steps_of_its_own() -> None:
-    params = Params.from_names({"enabled": True, "scale": 2, "steps": 5})
+    params = Params.from_names({"enabled": True, "preset": "none", "scale": 2, "steps": 5})
     made = Plan(params, (64, 64), 50, "sample_euler", levels)
     assert (made.base_evaluations, made.evaluations(made.phases[0])) == (100, 2 * (5 * 9 + 4 * 4))
 
@@ -61,8 +61,8 @@ def test_a_phase_can_have_steps_of_its_own() -> None:
     ("preset", "rows"),
     [
         ("none", [512, 1854, 4422, 34874]), ("paper", [512, 1854, 4422, 34874]),
-        ("fine", [9 * 8, 25 * 8, 34 * 8, 155 * 8]),  # 9, 16, 25 and 121 windows, 3 steps of 5 guided
-        ("fast", [9 * 5, 25 * 5, 34 * 5, 155 * 5]),  # 2 of 3
+        ("fine", [9 * 10, 25 * 10, 34 * 10, 155 * 10]),  # 9, 16, 25 and 121 windows, 5 guided steps
+        ("fast", [9 * 4, 25 * 4, 34 * 4, 155 * 4]),  # 2
         ("draft", [9 * 2 + 4, 25 * 2 + 8, 34 * 2 + 8, 155 * 2 + 12]),  # two rows of the base's size beside each step
     ],
 )  # fmt: skip

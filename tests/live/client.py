@@ -22,8 +22,8 @@ REQUEST = {
     "sampler_name": "Euler", "scheduler": "Automatic", "cfg_scale": 5,
 }  # fmt: skip
 """A small picture; every test says what it wants otherwise."""
-SETTINGS = {"enabled": True, "scale": 2, "window_batch": 16}
-"""Twice the size. Many windows at once, because what a tiny model costs is calls."""
+SETTINGS = {"enabled": True, "preset": "none", "scale": 2, "window_batch": 16}
+"""Twice the size, by the whole method. Many windows at once, because what a tiny model costs is calls."""
 ROUNDING = 2
 """Grey levels that another grouping of the same rows may cost: float32 sums are not associative."""
 FAINT = 0.1

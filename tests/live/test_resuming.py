@@ -54,11 +54,11 @@ def test_what_is_not_its_run_is_refused(webui: WebUI) -> None:
         ({"seed": 6}, {}, "Seed"), ({"prompt": "fog"}, {}, "Prompt"), ({}, {"a1": 2.5}, "DemoFusion a1"),
         ({"cfg_scale": 6}, {"scale": 2}, "CFG scale, DemoFusion scale"),
     ):  # fmt: skip
-        answer = webui.try_draw({"enabled": True, **SETTINGS, "resume": name, **settings}, **fields)
+        answer = webui.try_draw({"enabled": True, "preset": "none", **SETTINGS, "resume": name, **settings}, **fields)
         assert answer.status == 422 and f"which was made with another {told}" in answer.detail
     (path,) = saved()
     path.write_bytes(path.read_bytes()[:-1])
-    answer = webui.try_draw({"enabled": True, **SETTINGS, "resume": name})
+    answer = webui.try_draw({"enabled": True, "preset": "none", **SETTINGS, "resume": name})
     assert answer.status == 422 and "is damaged" in answer.detail and "/" not in answer.detail
     path.unlink()
-    assert webui.try_draw({"enabled": True, **SETTINGS, "resume": "last"}).status == 422
+    assert webui.try_draw({"enabled": True, "preset": "none", **SETTINGS, "resume": "last"}).status == 422

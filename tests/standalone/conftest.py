@@ -152,11 +152,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, folders: dict[str, Path]) -> Callable[..., int]:
-    """Runs the command in this process, on the tiny model."""
+    """Runs the command in this process, on the tiny model: the whole method, unless a preset is named."""
 
     def command(*flags: str, prompt: str = "a red disc") -> int:
         model, out = str(folders["sd"]), str(tmp_path / "out")
-        given = ["--model", model, "--sampling-steps", "3", "--out", out, "--device", "cpu"]
+        given = ["--model", model, "--sampling-steps", "3", "--out", out, "--device", "cpu", "--preset", "none"]
         return cli.main([prompt, *given, *flags])
 
     return command

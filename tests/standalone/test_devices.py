@@ -80,7 +80,7 @@ def test_what_is_allowed_draws(dtype: str, run: Run) -> None:
 
 def order(sampler: str, guidance: float) -> Order:
     scale = 1 if sampler == "DPM adaptive" else 1.5  # which takes as many steps as it likes
-    params = Params.from_names({"enabled": True, "scale": scale, "overlap": 0, "window_batch": 64})
+    params = Params.from_names({"enabled": True, "preset": "none", "scale": scale, "overlap": 0, "window_batch": 64})
     return Order(["a red disc"], [7], 64, 64, params, negative="blue", steps=3, sampler=sampler, guidance=guidance)
 
 

@@ -173,7 +173,7 @@ def test_names_of_any_bytes(
     assert run("--out", str(out)) == 0
     assert "picture: " in capsys.readouterr().out
     model = replace(load_model(str(folders["sd"]), CPU, torch.float32), name="m\udcff")
-    drawing = Drawing(model, Order(["a red disc"], [1], 64, 64, Params.from_names({"enabled": True})))
+    drawing = Drawing(model, Order(["a red disc"], [1], 64, 64, Params.from_names({"enabled": True, "preset": "none"})))
     save([Image.new("RGB", (8, 8))], [out / "final.png"], drawing)
     assert "Model: m?, " in Image.open(out / "final.png").info["parameters"]
 

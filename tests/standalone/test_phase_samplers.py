@@ -114,7 +114,6 @@ def test_what_same_and_automatic_mean(
             {"phase_sampler": "DDIM", "phase_scheduler": "Karras"},
             "phase_scheduler is 'Karras', allowed with DDIM: same, Automatic",
         ),
-        ({"phase_sampler": "UniPC", "steps": 2}, "steps is 2, allowed with UniPC"),
     ],
     ids=str,
 )

@@ -25,7 +25,7 @@ Run = Callable[..., int]
 
 
 def order(sampler: str = "Euler", images: int = 1, guidance: float = 5.0, **settings: object) -> Order:
-    params = Params.from_names({"enabled": True, "keep_phases": True, **settings})
+    params = Params.from_names({"enabled": True, "preset": "none", "keep_phases": True, **settings})
     prompts, seeds = ["a red disc"] * images, list(range(images))
     return Order(prompts, seeds, 64, 64, params, steps=3, sampler=sampler, guidance=guidance)
 

@@ -17,7 +17,7 @@ from demofusion_lib.standalone.prompts import Encoded
 
 
 def order(prompts: Sequence[str] = ("a red disc",), **settings: object) -> Order:
-    params = Params.from_names({"enabled": True, "scale": 2, "window_batch": 16, **settings})
+    params = Params.from_names({"enabled": True, "preset": "none", "scale": 2, "window_batch": 16, **settings})
     return Order(prompts, range(len(prompts)), 64, 64, params, steps=3, sampler="Euler", guidance=3.0)
 
 

@@ -35,7 +35,7 @@ SAVING = ("--save-phases", "--scale", "3")
 
 
 def order(sampler: str = "Euler", images: int = 1, **settings: object) -> Order:
-    params = Params.from_names({"enabled": True, "scale": 3, **settings})
+    params = Params.from_names({"enabled": True, "preset": "none", "scale": 3, **settings})
     return Order(["a red disc"] * images, [7, 2**63 - 1][:images], 64, 64, params, steps=3, sampler=sampler)
 
 

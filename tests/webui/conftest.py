@@ -131,15 +131,15 @@ class Host:
         return p
 
     def arguments(self, settings: Any) -> list[Any]:
-        """As they arrive: behind a mapping the API fills up with the accordion's own values.
+        """As they arrive: behind a mapping the API fills up with the accordion's own values. The whole method unless told.
 
         The double's VAE is no network, and is left to the double.
         """
-        defaults = [setting.default for setting in self.params.SETTINGS]
+        defaults = list(self.params.preset_values(self.params.BY_NAME["preset"].default).values())
         if settings is None:
             return defaults
         if isinstance(settings, dict):
-            return [{"enabled": True, "window_batch": 64, "vae": "host", **settings}, *defaults[1:]]
+            return [{"enabled": True, "preset": "none", "window_batch": 64, "vae": "host", **settings}, *defaults[1:]]
         return [*settings, *defaults[len(settings) :]]
 
     def run(self, p: Any, *, page: bool = False) -> Outcome:

@@ -22,7 +22,7 @@ def drawn_by_hand(host, settings, solver=None, **fields):
     """The phases that the core makes of the base that the host draws alone; the last of them."""
     fields = {"steps": 4, "batch_size": 1, "sampler_name": "Euler", "scheduler": "Uniform", **fields}
     base = torch.cat(host.txt2img(None, **fields).latents)
-    params = host.params.Params.from_names(settings)
+    params = host.params.Params.from_names({"preset": "none", **settings})
     seeds = list(range(5, 5 + fields["batch_size"]))
     texts = [("cat", "dog")] * len(seeds)
     steps = params.steps or fields["steps"]
@@ -118,7 +118,10 @@ def test_every_setting_of_few_steps_reaches_the_phases(host, setting, sampler):
     latent = host.txt2img(settings, sampler_name=sampler).latents[-1]
     default = host.txt2img({"scale": settings["scale"], "a1": 1.0}, sampler_name=sampler).latents[-1]
     assert float((latent - default).abs().max()) > 1e-3
-    started = {**settings, "start": round(host.params.Params.from_names(settings).start_t or 1000)}
+    started = {
+        **settings,
+        "start": round(host.params.Params.from_names({"preset": "none", **settings}).start_t or 1000),
+    }
     assert_close(latent, drawn_by_hand(host, started, sampler_name=sampler))
 
 
@@ -200,6 +203,7 @@ def test_phases_that_begin_from_pixels_equal_those_of_the_core(host, sampler, se
     settings = {**settings, "enlarge": "pixels"}
     outcome = host.txt2img(settings, sampler_name=sampler, **FIELDS)
     solver = {"eta": 1.0} if sampler == "Euler a" else {}
+    assert importlib.import_module("modules.shared").opts.uni_pc_order == 3
     expected, other = (
         drawn_by_hand(host, {**settings, "enlarge": kind}, solver, sampler_name=sampler, **FIELDS)
         for kind in ("pixels", "latent")

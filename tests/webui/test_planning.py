@@ -25,7 +25,7 @@ def rows(sampling):
 
 def plan_of(host, p, settings):
     p.sd_model = host.model
-    made = host.params.Params.from_names({"enabled": True, **settings})
+    made = host.params.Params.from_names({"enabled": True, "preset": "none", **settings})
     return importlib.import_module("demofusion_lib.webui.planning").plan_of(p, made)
 
 

@@ -58,7 +58,7 @@ def test_phases_equal_those_of_the_core(host, settings, sampler):
     fields = {**FIELDS, "sampler_name": sampler, "scheduler": "Uniform", "batch_size": 2, "tiling": True}
     outcome = host.txt2img(settings, **fields)
     base = torch.cat(host.txt2img(None, **fields).latents)
-    params = host.params.Params.from_names(settings)
+    params = host.params.Params.from_names({"preset": "none", **settings})
     draw = importlib.import_module("by_hand").draw
     solver = {"Euler": "sample_euler", "DDIM": "ddim"}[sampler]
     expected = draw(host.model, base, params, solver, [5, 6], [("cat", "dog")] * 2, 4, wrap=True)[-1]

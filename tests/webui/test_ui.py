@@ -1,6 +1,7 @@
 """The accordion, and the way back from an image's infotext."""
 
 import importlib
+import json
 import re
 
 import gradio as gr
@@ -11,8 +12,8 @@ CHANGED = {
     "a2": 1.5, "a3": 0.5, "step_normalised": False, "blur": 0.4, "overlap": 0.25, "jitter": False, "border": "paper",
     "window_batch": 8, "sdxl_size": "phase", "keep_phases": True, "skip_residual": False, "dilated": False,
     "vae": "host", "save_phases": False, "resume": "", "start": 601, "residual": "x0", "gate": 0.1, "window_weight": "gaussian",
-    "guidance": "low-pass", "guidance_until": 300, "preset": "fine", "phase_sampler": "DPM++ 2M",
-    "phase_scheduler": "Karras",
+    "guidance": "low-pass", "guidance_until": 300, "preset": "fast", "phase_sampler": "DPM++ 2M",
+    "phase_scheduler": "Karras", "enlarge": "pixels",
 }  # fmt: skip
 
 
@@ -35,9 +36,10 @@ def test_it_is_there_in_txt2img_only(host, script):
 
 def test_components_are_the_table(host, script):
     assert len(script.components) == len(host.params.SETTINGS)
+    first = host.params.preset_values("fine")
     for component, setting in zip(script.components, host.params.SETTINGS):
         assert component.label == setting.label
-        assert component.value == setting.default
+        assert component.value == first[setting.name]
         assert component.webui_tooltip == setting.help
         assert component.elem_id.removesuffix("-checkbox") == f"demofusion_{setting.name}"
         if isinstance(component, gr.Slider):
@@ -97,7 +99,7 @@ def test_round_trip(host, script):
 
 def test_what_the_infotext_leaves_out_is_at_its_default(host, script):
     values = pasted(script, host, host.txt2img({"scale": 2, "window_batch": 0, "vae": "auto"}).infotext)
-    assert values == [True, *(setting.default for setting in host.params.SETTINGS[1:])]
+    assert values == [True, *list(host.params.preset_values("none").values())[1:]]
 
 
 def test_an_image_without_us_only_switches_off(host, script):
@@ -109,6 +111,33 @@ def test_an_image_without_us_only_switches_off(host, script):
 def test_nonsense_in_an_infotext_is_left_out(host, script):
     values = pasted(script, host, "cat\nSteps: 4, DemoFusion enabled: True, DemoFusion scale: huge")
     assert values[1] == host.params.BY_NAME["scale"].default
+
+
+OURS = "customscript/demofusion.py/txt2img"
+
+
+@pytest.mark.parametrize(
+    ("kept", "preset"),
+    [
+        (None, "fine"),
+        ("{", "fine"),
+        ("[]", "fine"),
+        ({"txt2img/Steps/value": 20, "customscript/other.py/txt2img/Preset/value": "x"}, "fine"),
+        ({f"{OURS}/Scale/value": 2.0, f"{OURS}/Plan/value": "every"}, "none"),
+        ({f"{OURS}/Scale/value": 2.0, f"{OURS}/Preset/value": "draft"}, "fine"),
+    ],
+    ids=str,
+)
+def test_the_page_begins_with_the_default_preset_or_as_it_was_kept(host, tmp_path, monkeypatch, kept, preset):
+    """A version without presets has left its values in the webui's file, which puts them into their parts again."""
+    ui, shared = (importlib.import_module(name) for name in ("demofusion_lib.webui.ui", "modules.shared"))
+    file = tmp_path / "ui-config.json"
+    if kept is not None:
+        file.write_text(kept if isinstance(kept, str) else json.dumps(kept))
+    monkeypatch.setattr(shared.cmd_opts, "ui_config_file", str(file), raising=False)
+    with gr.Blocks():
+        values = [part.value for part in ui.accordion()]
+    assert values == list(host.params.preset_values(preset).values())
 
 
 def test_choosing_a_preset_sets_its_values(host, script):

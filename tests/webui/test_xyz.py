@@ -111,7 +111,7 @@ def test_a_host_without_the_script_or_with_another(host):
 def positional(host, **values):
     """As the page sends them: every setting."""
     return [
-        {"enabled": True, "window_batch": 64, "vae": "host", **values}.get(s.name, s.default)
+        {"enabled": True, "preset": "none", "window_batch": 64, "vae": "host", **values}.get(s.name, s.default)
         for s in host.params.SETTINGS
     ]
 
@@ -134,8 +134,8 @@ def test_a_preset_does_what_choosing_it_does(host, plot, by):
 def test_another_axis_counts_before_a_preset(host, plot, turn):
     """Whichever of them comes first."""
     p = host.generation({"scale": 2, "overlap": 0.4}, **SMALL)
-    axes = [("Preset", "fast"), ("Steps per phase", "1", "2")][::turn]
-    for outcome, steps in zip(cells(host, plot, p, *axes), "12", strict=True):
+    axes = [("Preset", "fast"), ("Steps per phase", "1", "3")][::turn]
+    for outcome, steps in zip(cells(host, plot, p, *axes), "13", strict=True):
         assert ours(host, outcome)["preset"] == "fast" and ours(host, outcome)["steps"] == steps
         assert "overlap" not in ours(host, outcome) and len(outcome.phases[0].evaluations) == int(steps)
 

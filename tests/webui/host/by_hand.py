@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from k_diffusion import sampling
 from k_diffusion.external import CompVisDenoiser, CompVisVDenoiser
-from modules import sd_samplers_lcm, sd_samplers_timesteps_impl
+from modules import sd_samplers_lcm, sd_samplers_timesteps_impl, shared
 from modules.sd_samplers_common import TorchHijack
 
 from demofusion_lib.core import (
@@ -229,6 +229,7 @@ def solve_late(
     guided: Guided, family: Any, residual: Residual, solver: str, steps: int, settings: Any, start: int
 ) -> torch.Tensor:
     """In even steps of the timestep from `start` down."""
+    shared.opts.uni_pc_order = min(3, steps)  # as with the host's UniPC fewer steps can't be had
     function, even = solver_of(solver), [start * (1 - i / steps) for i in range(steps)]
     if isinstance(family, Timesteps):
         timesteps = torch.tensor([1, *(round(t) for t in reversed(even))])
