@@ -343,7 +343,7 @@ def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float,
     model, right = Model(p.prompt, p.negative_prompt), Few(*few)
     told = Told(told_px, lambda top, left: (PX * top, PX * left), (0, 0))
     variants = {
-        "right": right, "another start": right._replace(start=right.start + 1), "guidance to the end": right._replace(until=0),
+        "right": right, "another start": right._replace(start=right.start + 1), "guidance that ends elsewhere": right._replace(until=0 if right.until else 300),
         "the other enlargement": right._replace(pixels=not right.pixels),
         "no guidance": right._replace(until=1000), "the other guidance": right._replace(low_pass=not right.low_pass),
     }  # fmt: skip

@@ -81,13 +81,12 @@ def test_the_phases_are_as_reckoned(
 
 
 @pytest.mark.parametrize("enlarge", ["pixels", "latent"])
-@pytest.mark.parametrize(("preset", "low_pass"), [("fast", False), ("draft", True)])
-def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, low_pass: bool, enlarge: str) -> None:
+@pytest.mark.parametrize(("preset", "until"), [("fast", 0.0), ("draft", 300.0)])
+def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, until: float, enlarge: str) -> None:
     """A late start, weighed windows, guidance while it pays and the residual of the predictions."""
+    pixels = enlarge == "pixels"
     settings = {"preset": preset, "enlarge": enlarge, "jitter": False, "steps": 3, "scale": 2, "sdxl_size": "final"}
     fields = {"width": 96, "height": 64, "steps": 4}
-    answer = run(
-        exact, "reckon_few", ((128, 192), (601.0, 0.25, 300.0, low_pass, enlarge == "pixels")), settings, fields
-    )
-    assert answer.pop("right") < AGREE, answer
+    answer = run(exact, "reckon_few", ((128, 192), (601.0, 0.25, until, preset == "draft", pixels)), settings, fields)
+    assert answer.pop("right") < (3 * AGREE if pixels else AGREE), answer  # a VAE by tiles rounds otherwise
     assert all(apart >= DIFFER for apart in answer.values()), answer
