@@ -43,7 +43,10 @@ def sampler_is_stochastic(p: Any, sampler: Any) -> bool:
 
 def check_sampler(p: Any, params: Params) -> None:
     """Raises SettingsError for samplers whose steps we don't know or that aren't there, or which steps and eta do not suit."""
-    mistakes = _unknown_names(p, params) or _mistakes_of_phases(asking_in_phases(p, params), params)
+    mistakes = _unknown_names(p, params) or [
+        *_mistakes_of_base(p),
+        *_mistakes_of_phases(asking_in_phases(p, params), params),
+    ]
     if mistakes:
         raise SettingsError.of_all(mistakes)
 
@@ -64,6 +67,14 @@ def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
     except SettingsError as error:
         mistakes.append(error)
     return mistakes
+
+
+def _mistakes_of_base(p: Any) -> list[SettingsError]:
+    """What the host itself would stop at in the middle; in the phases it is made to do."""
+    order = shared.opts.uni_pc_order
+    if solver_name(plain_sampler(p)) != "unipc" or p.steps >= order:
+        return []
+    return [SettingsError(f"steps is {p.steps}, allowed with UniPC: its order, {order}, or more")]
 
 
 def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:

@@ -39,7 +39,7 @@ def test_an_infotext_without_demofusion_leaves_it_off(webui: WebUI) -> None:
 
 @pytest.mark.once
 def test_the_infotext_says_what_differs_from_the_defaults(webui: WebUI) -> None:
-    answer = webui.draw({"enabled": True, "scale": 1.5, "border": "paper", "a1": 3, "jitter": True})
+    answer = webui.draw({"enabled": True, "preset": "none", "scale": 1.5, "border": "paper", "a1": 3, "jitter": True})
     text = answer.infotexts[0]
     assert "DemoFusion enabled: True" in text and "DemoFusion scale: 1.5" in text and "DemoFusion border: paper" in text
     assert text.count("DemoFusion") == 3
@@ -52,7 +52,7 @@ def test_the_infotext_says_what_differs_from_the_defaults(webui: WebUI) -> None:
 @pytest.mark.once
 def test_the_infotext_is_read_by_the_host(webui: WebUI) -> None:
     """Its PNG info tab finds every key."""
-    answer = webui.draw({"enabled": True, **EVERY_SETTING})
+    answer = webui.draw({"enabled": True, "preset": "none", **EVERY_SETTING})
     parameters = webui.ask("png-info", {"image": answer.images[0]})["parameters"]
     found = {key for key in parameters if key.startswith("DemoFusion ")}
     assert found == {f"DemoFusion {name.replace('_', ' ')}" for name in ("enabled", *EVERY_SETTING)}

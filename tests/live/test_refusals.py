@@ -59,7 +59,6 @@ def test_bad_settings(webui: WebUI, settings: dict[str, Any], told: list[str]) -
     ("fields", "settings", "told"),
     [
         ({"sampler_name": "UniPC", "steps": 1}, {}, ["steps", "1", "UniPC"]),
-        ({"sampler_name": "UniPC"}, {"steps": 2}, ["steps", "2", "UniPC"]),
     ],
 )
 def test_samplers_that_these_steps_do_not_suit(
@@ -68,6 +67,11 @@ def test_samplers_that_these_steps_do_not_suit(
     answer = webui.try_draw({"enabled": True, **settings}, **fields)
     assert answer.status == 422, answer.body
     assert all(word in answer.detail for word in told), answer.detail
+
+
+def test_unipc_takes_the_steps_of_a_preset(webui: WebUI) -> None:
+    """Fewer than its order, which the webui's own base image can't have."""
+    assert_drawn(webui.draw({"enabled": True, "preset": "fast"}, sampler_name="UniPC").picture, (128, 128))
 
 
 @pytest.mark.parametrize("size", [(-64, 64), (64, -64), (0, 64)])
@@ -94,12 +98,16 @@ def test_the_webui_is_fine_afterwards(webui: WebUI) -> None:
 
 
 def test_values_by_position(webui: WebUI) -> None:
-    """The table's order; those left out are at their defaults."""
+    """The table's order; those left out are what the page begins with."""
     named = {"enabled": True, "scale": 1.5, "plan": "direct", "steps": 2, "a1": 2.0}
     positions = [True, 1.5, 0, 0, "direct", 2, 2.0]
     assert webui.draw(positions).images == webui.draw(named).images
-    everything = [True, 1.5, 0, 0, "direct", 2, 2.0, 1.0, 1.0, True, 0.8, 0.5, True, "inside", 0, "final", False]
-    assert webui.draw(everything).images == webui.draw(named).images
+    everything = [
+        True, 1.5, 0, 0, "direct", 2, 2.0, 1.0, 1.0, True, 0.8, 0.5, True, "inside", 0, "final", False, True, True, "auto",
+        False, "", 1000, "blend", 0.0, "flat", "windows", 0, "none",
+    ]  # fmt: skip
+    drawn = webui.draw({**named, "preset": "none"}).images
+    assert webui.draw([*everything, "same", "same", "latent"]).images == drawn
 
 
 def test_bad_values_by_position(webui: WebUI) -> None:

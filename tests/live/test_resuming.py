@@ -52,7 +52,7 @@ def test_what_is_not_its_run_is_refused(webui: WebUI) -> None:
     name = stop_in_phase_3(webui)
     for fields, settings, told in (
         ({"seed": 6}, {}, "Seed"), ({"prompt": "fog"}, {}, "Prompt"), ({}, {"a1": 2.5}, "DemoFusion a1"),
-        ({"cfg_scale": 6}, {"scale": 2}, "CFG scale, DemoFusion scale"),
+        ({"cfg_scale": 6}, {"scale": 2}, "DemoFusion scale, CFG scale"),
     ):  # fmt: skip
         answer = webui.try_draw({"enabled": True, "preset": "none", **SETTINGS, "resume": name, **settings}, **fields)
         assert answer.status == 422 and f"which was made with another {told}" in answer.detail

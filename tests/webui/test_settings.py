@@ -133,9 +133,10 @@ def test_a_sampler_of_unknown_steps(host):
 @pytest.mark.parametrize(
     ("fields", "settings", "words"),
     [
+        ({"sampler_name": "UniPC", "steps": 2}, {"steps": 8}, ["steps is 2", "UniPC", "3"]),
         ({"sampler_name": "DPM2 a", "eta": 1.5}, {}, ["eta is 1.5", "DPM2 a"]),
     ],
-    ids=["eta above 1"],
+    ids=["UniPC with few steps", "eta above 1"],
 )
 def test_samplers_that_these_settings_do_not_suit(host, fields, settings, words):
     assert_refused(host, host.run(host.generation({"scale": 2, **settings}, **fields)), words)
