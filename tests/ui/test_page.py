@@ -122,16 +122,16 @@ def test_a_preset_sets_what_it_says(page: Page) -> None:
         and "DemoFusion blur: 1.2" in infotext
         and "DemoFusion start" not in infotext
     )
-    number(page, "demofusion_steps", "2")
+    number(page, "demofusion_steps", "4")
     generate(page)
     infotext = page.locator("#html_info_txt2img").first.inner_text()
-    assert "DemoFusion preset: fast" in infotext and "DemoFusion steps: 2" in infotext
+    assert "DemoFusion preset: fast" in infotext and "DemoFusion steps: 4" in infotext
     choose(page, "demofusion_preset", "none")
     expect(page.locator("#demofusion_start input[type=number]")).to_have_value("1000")
     page.fill("#txt2img_prompt textarea", infotext)
     page.click("#paste")
     expect(page.locator("#demofusion_start input[type=number]")).to_have_value("601")
-    expect(page.locator("#demofusion_steps input[type=number]")).to_have_value("2")
+    expect(page.locator("#demofusion_steps input[type=number]")).to_have_value("4")
 
 
 def test_bad_setting_is_told_in_red(page: Page) -> None:
