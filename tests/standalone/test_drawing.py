@@ -160,7 +160,8 @@ def test_samplers_by_name() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_unipc_of_few_steps_is_of_a_lower_order(steps: int, models: dict[str, Model]) -> None:
     """Of one it is a step of DDIM; neither is refused, as the default preset has two in a phase."""
-    phases = [draw(models["sd"], order(name, preset="draft", steps=steps))[-1] for name in ("UniPC", "Euler")]
+    settings = {"preset": "draft", "steps": steps}
+    phases = [draw(models["sd"], order("Euler", phase_sampler=name, **settings))[-1] for name in ("UniPC", "Euler")]
     assert phases[0].evaluations == phases[1].evaluations
     assert error(phases[0].latent, phases[1].latent) < (0.02 if steps == 1 else 0.2)
     assert draw(models["sd"], replace(order("UniPC", scale=1), steps=steps))[0].evaluations == steps
