@@ -169,6 +169,8 @@ def test_ctrl_c(tmp_path: Path, folders: dict[str, Path]) -> None:
         str(folders["sd"]),
         "--scale",
         "8",
+        "--preset",
+        "none",
     ]
     process = subprocess.Popen(
         [*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.PIPE, text=True,

@@ -129,7 +129,7 @@ def test_a_line_for_each_phase(
         "phase 2: 128x128, 9 windows + 4 sub-images, 70 evaluations, 1.50 GiB",
         "all: 76 evaluations, 12.667 times the base image's",
     ]
-    model = ["--model", str(folders["sd"]), "--device", "cpu", "--sampling-steps", "3"]
+    model = ["--model", str(folders["sd"]), "--device", "cpu", "--sampling-steps", "3", "--preset", "none"]
     assert cli.main(["--plan-only", *model]) == 0  # nor is a prompt needed
     assert capsys.readouterr().out.splitlines() == lines
 

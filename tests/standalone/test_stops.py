@@ -187,7 +187,7 @@ def start(server: subprocess.Popen[str], tmp_path: Path, folders: dict[str, Path
             "--out",
             str(tmp_path / "out"),
         ]
-        argv = [*flags, "--json"] if alone else ["a red disc", *given, "--json", *flags]
+        argv = [*flags, "--json"] if alone else ["a red disc", *given, "--preset", "none", "--json", *flags]
         order = {"argv": argv, "slow": slow, "seconds": seconds, "ignored": ignored}
         files = {name: str(tmp_path / name) for name in ("journal", "stdout", "stderr")}
         (tmp_path / "journal").touch()
