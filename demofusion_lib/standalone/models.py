@@ -62,21 +62,23 @@ class Model:
 
     def unscaled(self, latent: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """`latent (batch, 4, height, width)` in the VAE's own scale, and its dtype unless told: what its decoder takes."""
-        config, latent = self.vae.config, latent.to(dtype or self.vae.dtype)
-        mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
-        if mean is None or deviation is None:
-            return latent / config.scaling_factor
-        mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (mean, deviation))
-        return latent * deviation / config.scaling_factor + mean
+        latent, factor = latent.to(dtype or self.vae.dtype), self.vae.config.scaling_factor
+        own = self._own_statistics(latent)
+        return latent / factor if own is None else latent * own[1] / factor + own[0]
 
     def scaled(self, mean: torch.Tensor) -> torch.Tensor:
         """The latent of what the VAE's encoder answers: `unscaled` undone, in float32."""
-        config, latent = self.vae.config, mean.float()
-        own_mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
-        if own_mean is None or deviation is None:
-            return latent * config.scaling_factor
-        own_mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (own_mean, deviation))
-        return (latent - own_mean) * config.scaling_factor / deviation
+        latent, factor = mean.float(), self.vae.config.scaling_factor
+        own = self._own_statistics(latent)
+        return latent * factor if own is None else (latent - own[0]) * factor / own[1]
+
+    def _own_statistics(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and deviation of the VAE's latents, by channel, where its config has them."""
+        mean, deviation = (getattr(self.vae.config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or deviation is None:
+            return None
+        mean, deviation = (latent.new_tensor(list(values)).view(1, -1, 1, 1) for values in (mean, deviation))
+        return mean, deviation
 
     @property
     def device(self) -> torch.device:

@@ -266,7 +266,7 @@ class LateDDIM:
 
 
 def _timestep_scheduler(solver: str, schedule: Schedule, steps: int, start_t: float | None) -> Any:
-    """`start_t`: the highest timestep; None for the whole schedule."""
+    """`start_t`: the highest timestep; None for the whole schedule. Of fewer `steps` than its order UniPC takes a lower one."""
     from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
     class PulledUniPC(UniPCMultistepScheduler):  # type: ignore[misc]

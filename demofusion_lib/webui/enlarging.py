@@ -26,22 +26,19 @@ class Coder:
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """`(1, 4, h, w)` to `(1, 3, 8h, 8w)` in [-1, 1]."""
-        first_stage = self.model.first_stage_model
-        return self._by_tiles(
-            vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent), first_stage
-        )
+        return self._by_tiles(vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Back again: the mean of what the encoder answers. The host's own `encode` would draw from it, by torch's global seed."""
-        first_stage = self.model.first_stage_model
-        moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels), first_stage)
+        moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels))
         return moments.chunk(2, dim=1)[0].to(devices.device).float() * self.model.scale_factor
 
     def _by_tiles(
-        self, code: Callable[..., torch.Tensor], given: torch.Tensor, host: Callable[[], torch.Tensor], first_stage: Any
+        self, code: Callable[..., torch.Tensor], given: torch.Tensor, host: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
         if self.mode == "host":
             return host()
+        first_stage = self.model.first_stage_model
         to_device(first_stage)
         try:
             return code(
