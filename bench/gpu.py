@@ -1,9 +1,10 @@
 """What the presets take on a GPU: an SDXL-shaped UNet and VAE of random weights, in half precision.
 
-    python -m bench.gpu [--sizes 2048 4096 8192] [--no-compile] [--out FILE] [--tiny]
+    python -m bench.gpu [--parts presets batches cards ways] [--sizes 2048 4096 8192] [--cards 8 12 24] [--out FILE] [--tiny]
 
-Seconds, time beside the UNet, batch sizes, memory formats, eager and compiled, peak memory and the decode. Every part is
-written as soon as it is measured. `--tiny` runs all of it on a CPU with a network of next to nothing: whether it works.
+Parts: the presets' seconds, peak memory, time beside the UNet and decode; batch sizes; smaller cards; ways to run the UNet
+(eager, channels last, compiled). Every line is written as soon as it is measured. `--tiny` runs all of it on a CPU with a
+network of next to nothing: whether it works.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +31,12 @@ from demofusion_lib.standalone.models import Model
 GB = 1e9
 STEPS = 20
 BATCHES = (1, 2, 4, 8, 16, 32)
+CARDS_GB = (8, 12, 16, 24)
+OTHERS_GB = 1.0
+"""What a card of its own has not for the model and the pictures: the driver's context, a desktop."""
+WATCHED_PX = 4096
+"""Up to which the UNet's own time is taken, for which a picture is drawn a second time."""
+PARTS = ("presets", "batches", "cards", "ways")
 PRESETS = ("draft", "fast", "fine", "paper")
 MOST = {"paper": 2.0, "fine": 4.0}
 """The largest scale that the dear ones are drawn at."""
@@ -103,6 +111,20 @@ def standing() -> float:
     return 0.0
 
 
+@contextmanager
+def filled(device: torch.device, left_gb: float) -> Iterator[None]:
+    """Takes the device's memory but for `left_gb`, what this process has of it already counted in."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    taken = free + torch.cuda.memory_reserved(device) - int(left_gb * GB)
+    filler = torch.empty(max(taken, 0), dtype=torch.uint8, device=device)
+    try:
+        yield
+    finally:
+        del filler
+        torch.cuda.empty_cache()
+
+
 class Bench:
     """One model on one device. sizes_px: the sides of the pictures."""
 
@@ -132,23 +154,27 @@ class Bench:
         return watch(model, wanted, self.clock).inside
 
     def presets(self) -> Iterator[str]:
-        rows = []
-        for side in self.sizes_px:
-            for preset in PRESETS:
-                if side / self.model.native_px <= MOST.get(preset, 8.0):
-                    rows.append(self._tried(preset, f"{side} px", lambda p=preset, s=side: self._row(p, s)))
-        head = "preset", "size", "units", "base, s", "phases, s", "phases / UNet", "shapes a phase (rows)", "peak GB"
-        yield from table((*head, "exact decode, s", "its share", "its peak GB"), rows)
+        head = "preset", "size", "units", "base, s", "phases, s", "VAE between them, s", "phases / UNet"
+        yield from table(
+            (*head, "shapes a phase (rows)", "peak GB", "exact decode, s", "its share", "its peak GB"),
+            (
+                self._tried(preset, f"{side} px", lambda p=preset, s=side: self._row(p, s))
+                for side in self.sizes_px
+                for preset in PRESETS
+                if side / self.model.native_px <= MOST.get(preset, 8.0)
+            ),
+        )
 
     def _row(self, preset: str, side: int) -> list[str]:
         self.peak()
         run = self.draw(preset, side)
-        drawn, overhead = self.peak(), run.seconds / self.inside(preset, side)
+        drawn = self.peak()
+        overhead = f"{run.seconds / self.inside(preset, side):.3f}" if side <= WATCHED_PX else ""
         shapes = ", ".join(f"{distinct(part)} ({sizes(part)})" for part in run.phases)
-        whole = run.base.seconds + run.seconds
+        whole = run.base.seconds + run.seconds + run.in_vae
         head = [
             preset, f"{side} px", f"{run.counted:.2f}", f"{run.base.seconds:.2f}", f"{run.seconds:.2f}",
-            f"{overhead:.3f}", shapes, f"{drawn / GB:.1f}",
+            f"{run.in_vae:.2f}", overhead, shapes, f"{drawn / GB:.1f}",
         ]  # fmt: skip
         self.peak()
         try:
@@ -175,28 +201,56 @@ class Bench:
 
     def batches(self) -> Iterator[str]:
         """Of `fast` at the smallest size: the rows of a call are at most the batch."""
-        side, rows = self.sizes_px[0], []
-        for batch in BATCHES:
-            self.peak()
-            run = self.draw("fast", side, batch=batch)
-            count = sum(part.counted for part in run.phases)
-            shapes = ", ".join(sizes(part) for part in run.phases)
-            rows.append(
-                [str(batch), shapes, f"{1000 * run.seconds / count:.1f}", f"{1 / self._rate(run):.2f}", f"{self.peak() / GB:.1f}"]
-            )  # fmt: skip
         head = "window batch", "rows a call", "ms a row in the phases", "over a row of the base image", "peak GB"
-        yield from table(head, rows)
+        yield from table(head, map(self._batch, BATCHES))
 
-    @staticmethod
-    def _rate(run: Watched) -> float:
-        """Rows of the phases that are drawn in the time of one of the base image, which come in pairs."""
+    def _batch(self, batch: int) -> list[str]:
+        self.peak()
+        run = self.draw("fast", self.sizes_px[0], batch=batch)
         count = sum(part.counted for part in run.phases)
-        return (run.base.seconds / run.base.counted) / (run.seconds / count)
+        shapes, row = ", ".join(sizes(part) for part in run.phases), run.seconds / count
+        over = row / (run.base.seconds / run.base.counted)
+        return [str(batch), shapes, f"{1000 * row:.1f}", f"{over:.2f}", f"{self.peak() / GB:.1f}"]
+
+    def cards(self, sizes_gb: Sequence[float]) -> Iterator[str]:
+        """What the presets take where the device is filled up until it has no more left than a smaller card has."""
+        yield (
+            f"The card's memory is filled up, but for what a smaller one has less {OTHERS_GB:g} GB for its driver and desktop. "
+            "The window batch is chosen by itself; UNet and VAE stay on the card; there are no text encoders."
+        )
+        yield ""
+        head = "card", "preset", "size", "base and phases, s", "peak GB", "exact decode, s", "its peak GB"
+        yield from table(head, self._on_cards(sizes_gb))
+
+    def _on_cards(self, sizes_gb: Sequence[float]) -> Iterator[list[str]]:
+        for size in sizes_gb:
+            for side in self.sizes_px[:2]:
+                for preset in ("fast", "fine"):
+                    with filled(self.device, size - OTHERS_GB):
+                        yield [f"{size:g} GB", preset, f"{side} px", *self._whole(preset, side)]
+
+    def _whole(self, preset: str, side: int) -> list[str]:
+        """Seconds and peak of the drawing, and of the decode."""
+        self.peak()
+        try:
+            run = self.draw(preset, side, batch=0)
+            drawn = [f"{run.base.seconds + run.seconds + run.in_vae:.2f}", f"{self.peak() / GB:.1f}"]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return ["out of memory", "", "", ""]
+        try:
+            return [*drawn, f"{self._decode(run.latent):.2f}", f"{self.peak() / GB:.1f}"]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return [*drawn, "out of memory", ""]
 
     def ways(self, compiles: bool) -> Iterator[str]:
-        """Of `fast`, the weights as they are, with channels last, and compiled: first and later runs of all in turn."""
+        """Of `fast`, the weights as they are, with channels last, and compiled: first and later runs of all in turn. At the
+        smallest size: larger ones have other shapes, and each is compiled for a minute."""
         models = {"eager": self.model}
-        for side in self.sizes_px[:2]:
+        for side in self.sizes_px[:1]:
             rows = []
             first = {"eager": self.draw("fast", side).seconds}
             eager = [self.draw("fast", side).seconds]
@@ -219,7 +273,12 @@ class Bench:
             yield from table(("UNet", "first run, s", "later runs, s", "over eager"), rows)
 
 
-def parts(bench: Bench, name: str, compiles: bool) -> Iterator[str]:
+def headed(title: str, lines: Iterator[str]) -> Iterator[str]:
+    yield from (f"## {title}", "")
+    yield from lines
+
+
+def report(bench: Bench, name: str, wanted: Sequence[str], compiles: bool, cards: Sequence[float]) -> Iterator[str]:
     precision = str(bench.model.dtype).removeprefix("torch.")
     yield f"# Presets on {name}"
     yield ""
@@ -229,15 +288,14 @@ def parts(bench: Bench, name: str, compiles: bool) -> Iterator[str]:
     )
     yield ""
     bench.draw("draft", bench.sizes_px[0])  # warms up
-    yield "## Seconds, window batch 16"
-    yield ""
-    yield from bench.presets()
-    yield "## Batch sizes"
-    yield ""
-    yield from bench.batches()
-    yield "## Eager, channels last, compiled"
-    yield ""
-    yield from bench.ways(compiles)
+    if "presets" in wanted:
+        yield from headed("Seconds, window batch 16", bench.presets())
+    if "batches" in wanted:
+        yield from headed("Batch sizes", bench.batches())
+    if "cards" in wanted and bench.device.type == "cuda":
+        yield from headed("Smaller cards", bench.cards(cards))
+    if "ways" in wanted:
+        yield from headed("Eager, channels last, compiled", bench.ways(compiles))
 
 
 def file_name(card: str) -> str:
@@ -246,7 +304,9 @@ def file_name(card: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--sizes", type=int, nargs="+", help="sides in pixels (twice, 4 and 8 times the native 1024)")
+    parser.add_argument("--cards", type=float, nargs="*", default=CARDS_GB, help="smaller cards, in GB")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, with a network of next to nothing")
     parser.add_argument("--out", type=Path, help="(bench/results/CARD.md)")
@@ -261,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = Bench(model, sides, steps=2 if args.tiny else STEPS, backend="eager" if args.tiny else "inductor")
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
-        for line in parts(bench, card, not args.no_compile):
+        for line in report(bench, card, args.parts, not args.no_compile, args.cards):
             print(line, file=file, flush=True)
             print(line, flush=True)
 
