@@ -50,7 +50,7 @@ guidance: $(VENV)/ready
 quality: $(VENV)/ready
 	$(VENV)/bin/python -m bench.quality --out out/quality $(QUALITY)
 
-# the README's reference of settings
+# the reference of settings in docs/settings.md
 table: $(VENV)/ready
 	$(VENV)/bin/python -m demofusion_lib.params
 
@@ -62,7 +62,7 @@ bench: $(VENV)/ready
 bench-gpu: $(VENV)/ready
 	$(VENV)/bin/python -m bench.gpu $(BENCH)
 
-# the README's table of what decoding takes, by size of the picture; the comparison of docs/vae.md is bench.vae --compare
+# docs/memory.md's table of what decoding takes, by size of the picture; the comparison of docs/vae.md is bench.vae --compare
 memory: $(VENV)/ready
 	$(VENV)/bin/python -m bench.vae --memory
 

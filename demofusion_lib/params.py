@@ -1,4 +1,4 @@
-"""The settings, in one table: it drives the accordion, the API, the infotext and the README's reference.
+"""The settings, in one table: it drives the accordion, the API, the infotext and docs/settings.md.
 
 The order of the table is the order of the API's positional arguments; labels, infotext keys and element ids are
 public too. Append, never reorder.
@@ -400,14 +400,14 @@ assert [f.name for f in fields(Params)] == [s.name for s in SETTINGS]
 
 
 def markdown_table() -> str:
-    """The README's reference."""
+    """For docs/settings.md."""
     rows = ["| name | label | default | allowed | what it does |", "|---|---|---|---|---|"]
     rows += [f"| `{s.name}` | {s.label} | {s.to_text(s.default)} | {s.allowed} | {s.help} |" for s in SETTINGS]
     return "\n".join(rows)
 
 
 def presets_table() -> str:
-    """The README's: what each preset sets."""
+    """For docs/settings.md: what each preset sets."""
     rows = ["| preset | sets |", "|---|---|"]
     for name, values in PRESETS.items():
         told = ", ".join(f"`{key}` {BY_NAME[key].to_text(value)}" for key, value in values.items())

@@ -27,7 +27,7 @@ from demofusion_lib.params import (
 )
 from demofusion_lib.presets import PRESETS
 
-README = Path(__file__).parents[2] / "README.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 # public since the first release: positional API arguments, element ids and infotext keys. Append, never reorder.
 FROZEN = [
@@ -529,19 +529,19 @@ def test_a_target_below_or_far_above_the_base_is_refused(values: dict[str, int],
         Params.from_names(values).phases((64, 64))
 
 
-# -- the README
+# -- docs/settings.md
 
 
-def test_the_readme_shows_the_presets() -> None:
+def test_the_reference_shows_the_presets() -> None:
     """And what they cost, as `test_plan` counts it."""
-    shown = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    shown = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
     assert shown and shown.group(1) == presets_table()
 
 
-def test_the_readme_shows_the_table() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_reference_shows_the_table() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
     shown = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", text, re.DOTALL)
-    assert shown, "README.md lacks the markers <!-- settings --> and <!-- /settings -->"
+    assert shown, "docs/settings.md lacks the markers <!-- settings --> and <!-- /settings -->"
     assert shown[1].strip() == markdown_table()
 
 
