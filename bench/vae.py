@@ -1,4 +1,4 @@
-"""The tiled VAE measured: `--compare` against other ways to decode (docs/vae.md), `--memory` by size (README)."""
+"""The tiled VAE measured: `--compare` against other ways to decode (docs/vae.md), `--memory` by size (docs/memory.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings table: what it promises to the accordion, the API, the infotext and the README."""
+"""The settings table: what it promises to the accordion, the API, the infotext and docs/settings.md."""
 
 from __future__ import annotations
 
