@@ -314,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.tiny and not torch.cuda.is_available():
         raise SystemExit("bench.gpu needs a CUDA device, and torch sees none (--tiny tries it on a CPU)")
     device = torch.device("cpu" if args.tiny else "cuda")
+    torch.backends.cuda.matmul.allow_tf32 = True  # as both hosts have it
     card = "a CPU, tiny" if args.tiny else torch.cuda.get_device_name(device)
     out = args.out or Path("out/bench-gpu-tiny.md" if args.tiny else f"bench/results/{file_name(card)}")
     model = random_model(device, torch.float32 if args.tiny else torch.float16, tiny=args.tiny)
