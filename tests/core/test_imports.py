@@ -63,6 +63,13 @@ def test_plan_imports_the_core_and_params_alone() -> None:
     assert {name.split(".")[0] for name in outside} <= LIBRARIES | {"functools"}
 
 
+def test_work_imports_the_core_params_and_plan_alone() -> None:
+    """Both hosts weigh runs by it."""
+    rooms = {"demofusion_lib.params", "demofusion_lib.plan"}
+    outside = {name for name in imported(PACKAGE / "work.py") if not is_core(name)} - rooms
+    assert {name.split(".")[0] for name in outside} <= LIBRARIES
+
+
 def test_saved_imports_params_alone() -> None:
     """Both hosts go on from its files."""
     names = imported(PACKAGE / "saved.py")
