@@ -6,6 +6,7 @@ public too. Append, never reorder.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -52,17 +53,32 @@ def quoted(value: Any) -> str:
 
 
 class SettingsError(ValueError):
-    """A setting that can't be used, or several. The webui's API turns `status_code` and `detail` into its answer."""
+    """A setting that can't be used, or several. The webui's API turns `status_code` and `detail` into its answer.
 
-    def __init__(self, message: str):
+    name: the setting's, which the message begins with; empty where it is about something else.
+    mistakes: `(name, message)` of each.
+    """
+
+    def __init__(self, message: str, name: str = ""):
         self.status_code = 422
         self.detail = f"DemoFusion: {message}"
+        self.mistakes: tuple[tuple[str, str], ...] = ((name, message),)
         ValueError.__init__(self, self.detail)
 
     @classmethod
     def of_all(cls, errors: Sequence[SettingsError]) -> SettingsError:
         """One error that tells all of them."""
-        return cls("; ".join(str(error).removeprefix("DemoFusion: ") for error in errors))
+        told = cls("; ".join(str(error).removeprefix("DemoFusion: ") for error in errors))
+        told.mistakes = tuple(mistake for error in errors for mistake in error.mistakes)
+        return told
+
+    def by_label(self) -> dict[str, str]:
+        """What is told of each setting, in the page's words: with its label for its name."""
+        told: dict[str, str] = {}
+        for name, message in self.mistakes:
+            words = f"{BY_NAME[name].label}{message.removeprefix(name)}" if name in BY_NAME else message
+            told[name] = f"{told[name]}; {words}" if name in told else words
+        return told
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ class Setting:
             return int(value)
         if self.kind is float and number and self._within(value):
             return float(value)
-        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}")
+        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}", self.name)
 
     def _is_line(self, text: str) -> bool:
         """Which nothing is too, but no name."""
@@ -136,13 +152,19 @@ class Setting:
         return printable and not (self.names and not text.strip())
 
     def _nearest(self, value: Any) -> str:
-        """For a whole number between two allowed ones, the nearer of them."""
-        if self.kind is not int or self.step == 1 or isinstance(value, bool) or not isinstance(value, (int, float)):
+        """Of what is allowed, what is likely to be meant."""
+        if self.choices and isinstance(value, str):
+            alike = difflib.get_close_matches(value[:QUOTED_CHARACTERS].strip().lower(), self.choices, 1, 0.8)
+            return f" (the nearest is {alike[0]})" if alike else ""
+        if self.kind not in (int, float) or isinstance(value, bool) or not isinstance(value, (int, float)):
             return ""
         assert self.low is not None and self.high is not None and self.step is not None
-        if not self.low <= value <= self.high:
+        if value != value:
             return ""
-        return f" (the nearest is {math.floor(value / self.step + 0.5) * int(self.step)})"
+        nearest = min(max(value, self.low), self.high)
+        if self.kind is int:
+            nearest = math.floor(nearest / self.step + 0.5) * int(self.step)
+        return f" (the nearest is {nearest:g})"
 
     def _within(self, value: float) -> bool:
         assert self.low is not None and self.high is not None and self.step is not None
@@ -161,7 +183,7 @@ class Setting:
         try:
             return self.check(float(text))
         except ValueError as error:
-            raise SettingsError(f"{self.name} is {quoted(text)}, allowed: {self.allowed}") from error
+            raise SettingsError(f"{self.name} is {quoted(text)}, allowed: {self.allowed}", self.name) from error
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -203,11 +225,11 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 TOLD_NAMES = 5
 
 
-def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any], preset: str) -> dict[str, Any]:
-    """Every setting's value, read from those given; else the preset's, else its default. preset: where they name none.
-
-    Raises SettingsError of all mistakes at once.
-    """
+def read_each(
+    values: Mapping[str, Any], read: Callable[[Setting, Any], Any], preset: str
+) -> tuple[dict[str, Any], list[SettingsError]]:
+    """Every setting's value, read from those given; else, and where it can't be read, the preset's, else its default. And
+    what could not be read. preset: where they name none."""
     read_values, errors = preset_values(values.get("preset", preset), read), []
     for setting in SETTINGS:
         if setting.name in values:
@@ -220,6 +242,12 @@ def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any], preset
         more = f" and {len(unknown) - TOLD_NAMES} more" if len(unknown) > TOLD_NAMES else ""
         names = f"{', '.join(unknown[:TOLD_NAMES])}{more}"
         errors.insert(0, SettingsError(f"unknown setting {names}; the settings are {', '.join(BY_NAME)}"))
+    return read_values, errors
+
+
+def _each(values: Mapping[str, Any], read: Callable[[Setting, Any], Any], preset: str) -> dict[str, Any]:
+    """Raises SettingsError of all mistakes at once."""
+    read_values, errors = read_each(values, read, preset)
     if errors:
         raise SettingsError.of_all(errors)
     return read_values
@@ -290,6 +318,15 @@ class Params:
         return cls(**_each(values, Setting.check, DEFAULT))
 
     @classmethod
+    def readable(cls, args: Sequence[Any]) -> tuple[Params, SettingsError | None]:
+        """As `from_args`, but for what can't be read, which is at the preset's values or the defaults. And why it can't."""
+        try:
+            values, errors = read_each(named(args), Setting.check, DEFAULT)
+        except SettingsError as error:
+            values, errors = preset_values(NONE), [error]
+        return cls(**values), SettingsError.of_all(errors) if errors else None
+
+    @classmethod
     def from_args(cls, args: Sequence[Any]) -> Params:
         """From the API's or the accordion's arguments: one mapping of names first, or values in the table's order.
 
@@ -349,8 +386,11 @@ class Params:
         for name, size, low in zip(("height", "width"), target_lat, base_lat):
             value = getattr(self, f"target_{name}")
             if value and not low <= size <= low * MAX_SCALE:
-                allowed = f"0, or {low * LATENT_PX} to {int(low * MAX_SCALE) * LATENT_PX} for this base image"
-                errors.append(SettingsError(f"target_{name} is {value}, allowed: {allowed}"))
+                low_px, high_px = low * LATENT_PX, int(low * MAX_SCALE) * LATENT_PX
+                allowed = f"0, or {low_px} to {high_px} for this base image"
+                nearest = min(max(value, low_px), high_px)
+                told = f"target_{name} is {value}, allowed: {allowed} (the nearest is {nearest})"
+                errors.append(SettingsError(told, f"target_{name}"))
         if errors:
             raise SettingsError.of_all(errors)
 

@@ -10,7 +10,7 @@ from modules import sd_samplers, shared
 from ..core import SOLVERS, degenerate_step, is_stochastic
 from ..params import BY_NAME, SAME, Params, SettingsError, quoted
 from .choices import AUTOMATIC, asking_in_phases, check_there
-from .families import TimestepFamily, family_of, plain_sampler, solver_name
+from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
 
 
 def check_model(sd_model: Any) -> None:
@@ -61,7 +61,8 @@ def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
         config = sd_samplers.find_sampler_config(name)
         if config is None or not is_known(config, p.sd_model):
             known = [s.name for s in sd_samplers.all_samplers if is_known(s, p.sd_model)]
-            mistakes.append(SettingsError(f"{setting} is {quoted(name)}, allowed: {also}{', '.join(known)}"))
+            told = f"{setting} is {quoted(name)}, allowed: {also}{', '.join(known)}"
+            mistakes.append(SettingsError(told, setting if setting in BY_NAME else ""))
     try:
         check_there(BY_NAME["phase_scheduler"], params.phase_scheduler)
     except SettingsError as error:
@@ -86,11 +87,11 @@ def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:
         mistakes.append(SettingsError(f"eta is {eta:g}, allowed with {name}: 0 to 1"))
     if params.phase_scheduler not in (SAME, AUTOMATIC) and isinstance(family_of(sampler), TimestepFamily):
         told = f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed with {name}: {SAME}, {AUTOMATIC}"
-        mistakes.append(SettingsError(f"{told}, as it has a schedule of its own"))
+        mistakes.append(SettingsError(f"{told}, as it has a schedule of its own", "phase_scheduler"))
     return mistakes
 
 
 def is_known(config: Any, sd_model: Any) -> bool:
     if getattr(sd_model, "is_sdxl", False) and config.options.get("no_sdxl", False):
         return False
-    return solver_name(config.constructor(sd_model)) in SOLVERS
+    return solver_name(made(config, sd_model)) in SOLVERS

@@ -37,7 +37,7 @@ def check_there(setting: Setting, name: str) -> None:
     """Raises SettingsError for the name of nothing that the host has."""
     there = [SAME, *THERE[setting.name]()]
     if name not in there:
-        raise SettingsError(f"{setting.name} is {quoted(name)}, allowed: {', '.join(there)}")
+        raise SettingsError(f"{setting.name} is {quoted(name)}, allowed: {', '.join(there)}", setting.name)
 
 
 def asking(p: Any) -> Any:

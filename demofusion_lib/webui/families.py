@@ -14,6 +14,7 @@ import torch
 from modules import sd_samplers, shared
 
 from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps, first_sigma
+from .standin import StandIn, loaded, sampler_for
 
 
 class Shortened:
@@ -245,12 +246,26 @@ def family_of(sampler: Any) -> SigmaFamily | TimestepFamily:
     base = sampler.model_wrap_cfg.inner_model
     if hasattr(base, "sigma_to_t"):
         return SigmaFamily(base)
-    return TimestepFamily(base, shared.sd_model.alphas_cumprod)
+    model = base.inner_model if isinstance(base.inner_model, StandIn) else shared.sd_model
+    return TimestepFamily(base, model.alphas_cumprod)
 
 
 def plain_sampler(p: Any) -> Any:
     """One as the host makes it, whatever another extension may have put in the place of its `create_sampler`."""
-    config = sd_samplers.find_sampler_config(p.sampler_name)
-    sampler = config.constructor(p.sd_model)
+    return made(sd_samplers.find_sampler_config(p.sampler_name), p.sd_model)
+
+
+class NotLoaded(Exception):
+    """What a sampler does can't be told before a model is loaded."""
+
+
+def made(config: Any, sd_model: Any) -> Any:
+    """A sampler for a model, or for what stands for one. Raises NotLoaded."""
+    sampler = sampler_for(config, sd_model) if isinstance(sd_model, StandIn) else None
+    if sampler is None:
+        model = loaded() if isinstance(sd_model, StandIn) else sd_model
+        if model is None:
+            raise NotLoaded(config.name)
+        sampler = config.constructor(model)
     sampler.config = config
     return sampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from .resuming import remove
 from .room import why_not
 
 ATTRIBUTE = "demofusion_run"
+REPLACES_HIRES_FIX = "takes the place of Hires. fix, which is left out"
 
 
 @dataclass
@@ -124,7 +126,8 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         run_of_batch = Climb(p, run, notes)
     except params.SettingsError as error:
         raise refusal(error) from None
-    tell_plan(p, run.params, base_lat, notes)
+    for text in remarks(p, run.params, base_lat):
+        tell(p, notes, text)
     return run_of_batch.sample(host_sample)
 
 
@@ -151,16 +154,22 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     return planned
 
 
-def tell_plan(p: Any, settings: Params, base_lat: tuple[int, int], notes: list[str]) -> None:
+def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str]:
     """What is going to be otherwise than the settings might be read."""
     drawn = latent_size(p)
     if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):
-        tell(p, notes, f"the webui draws {size_text(*drawn)} for a base image of {p.width}x{p.height} px")
+        yield f"the webui draws {size_text(*drawn)} for a base image of {p.width}x{p.height} px"
     if base_lat != drawn:
-        sizes = f"from {size_text(*drawn)} to {size_text(*base_lat)}"
-        tell(p, notes, f"the base image is cropped {sizes}, the target's shape")
+        yield f"the base image is cropped from {size_text(*drawn)} to {size_text(*base_lat)}, the target's shape"
     rounding = settings.rounding(drawn)
     if rounding:
-        tell(p, notes, rounding)
+        yield rounding
     if p.refiner_checkpoint_info is not None:
-        tell(p, notes, "the refiner draws in the base image only; the phases run on the base model")
+        yield "the refiner draws in the base image only; the phases run on the base model"
+
+
+def why_nothing(settings: Params, drawn_lat: tuple[int, int]) -> str:
+    """Of settings that leave the base image of `(height, width)` as it is; empty at scale 1, which asks for that."""
+    if settings.target_width or settings.target_height:
+        return "the target is the base image's own size: nothing was enlarged"
+    return settings.rounding(drawn_lat)

@@ -14,8 +14,8 @@ from .. import params
 class SettingsError(params.SettingsError, HTTPException):
     """The same, as the webui's API prints no traceback of: an HTTP answer. Its name is part of that answer."""
 
-    def __init__(self, message: str):
-        params.SettingsError.__init__(self, message)
+    def __init__(self, message: str, name: str = ""):
+        params.SettingsError.__init__(self, message, name)
         self.headers = None
 
     def __str__(self) -> str:
@@ -27,7 +27,9 @@ class SettingsError(params.SettingsError, HTTPException):
 def refusal(error: Exception) -> SettingsError:
     """What is told of `error`, whatever it is. One that is no SettingsError is a fault of ours: its traceback is kept."""
     if isinstance(error, params.SettingsError):
-        return SettingsError(str(error).removeprefix("DemoFusion: "))
+        told = SettingsError(str(error).removeprefix("DemoFusion: "))
+        told.mistakes = error.mistakes
+        return told
     errors.report("DemoFusion: the settings could not be read", exc_info=True)
     return SettingsError(f"the settings could not be read ({type(error).__name__}: {params.quoted(str(error))})")
 

@@ -13,7 +13,7 @@ from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
 from .planning import latent_size, plan_of
-from .processing import STOPPED_KEY, Run, attach, checked, detach, remove_served, run_of
+from .processing import REPLACES_HIRES_FIX, STOPPED_KEY, Run, attach, checked, detach, remove_served, run_of, why_nothing
 from .refusal import refusal, refuse
 from .resuming import resumed
 from .ui import accordion, paste_fields
@@ -120,9 +120,7 @@ def prepare(p: Any, settings: Params) -> None:
         return
     run = Run(settings)
     if not settings.phases(latent_size(p))[1]:
-        nothing = settings.rounding(latent_size(p))
-        if settings.target_width or settings.target_height:
-            nothing = "the target is the base image's own size: nothing was enlarged"
+        nothing = why_nothing(settings, latent_size(p))
         if nothing:
             tell(p, run.notes, nothing)
         return
@@ -142,7 +140,7 @@ def yields_to_gallery_button(p: Any) -> bool:
 def replace_hires_fix(p: Any, run: Run) -> None:
     if getattr(p, "enable_hr", False):
         p.enable_hr = False
-        tell(p, run.notes, "takes the place of Hires. fix, which is left out")
+        tell(p, run.notes, REPLACES_HIRES_FIX)
 
 
 def left_out(p: Any) -> None:

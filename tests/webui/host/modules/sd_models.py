@@ -78,3 +78,14 @@ def apply_alpha_schedule_override(sd_model, p=None):
     if shared.opts.sd_noise_schedule == "Zero Terminal SNR":
         p.extra_generation_params["Noise Schedule"] = shared.opts.sd_noise_schedule
         sd_model.alphas_cumprod = rescale_zero_terminal_snr_abar(sd_model.alphas_cumprod)
+
+
+class _ModelData:
+    """`sd_model` here is what is loaded; `shared.sd_model` would load one in the webui."""
+
+    @property
+    def sd_model(self):
+        return shared.sd_model
+
+
+model_data = _ModelData()
