@@ -92,7 +92,13 @@ class Plan:
 
     def views(self, phase: Phase) -> tuple[int, int]:
         """How many local windows and dilated sub-images an image has in a phase."""
-        return len(self.grid(phase)), phase.dilation**2
+        if phase not in self._views:  # asked for each of its evaluations
+            self._views[phase] = len(self.grid(phase)), phase.dilation**2
+        return self._views[phase]
+
+    @cached_property
+    def _views(self) -> dict[Phase, tuple[int, int]]:
+        return {}
 
     def told_px(self, phase: Phase) -> tuple[int, int]:
         """The `(height, width)` in pixels that SDXL is told in a phase."""
@@ -125,7 +131,13 @@ class Plan:
 
     def evaluations(self, phase: Phase) -> int:
         """Rows that the model is given in a phase."""
-        return self.images * sum(self.rows(phase, t) for t in self.phase_levels)
+        if phase not in self._evaluations:
+            self._evaluations[phase] = self.images * sum(self.rows(phase, t) for t in self.phase_levels)
+        return self._evaluations[phase]
+
+    @cached_property
+    def _evaluations(self) -> dict[Phase, int]:
+        return {}
 
     @property
     def total_evaluations(self) -> int:

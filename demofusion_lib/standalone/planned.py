@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .. import vae
 from ..core import Phase, WindowBatch
 from ..core.batching import MODEST, PAYS, SHARE, LiveBytes
+from ..needs import Needs
 from ..params import LATENT_PX
 from ..plan import LATENT_CHANNELS
 from .drawing import Drawing
@@ -19,13 +19,6 @@ from .guidance import Guided, SigmaForm, SizeTold
 from .prompts import encode
 
 GIB = 1 << 30
-HELD = 9
-"""Latents of a phase's size that are there at once, as measured: the phase before as it was and enlarged, the noise, the
-sampler's own, what the residual and the fusion make of them."""
-FUSED = 2
-"""For every row that an image takes: what the model is given, and what comes back."""
-MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
-"""What samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
 
 
 def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
@@ -45,39 +38,13 @@ def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
 def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool) -> int:
     """Of a phase, None for the base image. row: `row_bytes`. Drawing and decoding come one after the other."""
     plan = drawing.plan
-    height, width = plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
-    latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
-    solver = (drawing.sampler if phase is None else drawing.phase_sampler).solver
-    more = next((latents for name, latents in MORE.items() if name in solver), 0)
-    held = latent * (HELD + FUSED * plan.passes + more)
+    needs = Needs(plan, drawing.model.vae, drawing.model.device)
+    height, width = needs.size_lat(phase)
+    held = needs.latents(phase, (drawing.sampler if phase is None else drawing.phase_sampler).solver)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
-    drawn = max(held + math.ceil(row * rows), enlarging_bytes(drawing, phase))
-    return max(drawn, latent + picture_bytes(drawing, height, width)) if decoded else drawn
-
-
-def enlarging_bytes(drawing: Drawing, phase: Phase | None) -> int:
-    """Of a phase that begins from pixels: the picture before it, decoded and enlarged, and the larger one encoded."""
-    plan = drawing.plan
-    if phase is None or plan.params.enlarge != "pixels":
-        return 0
-    sizes = [plan.base_lat, *((p.height_lat, p.width_lat) for p in plan.phases)]
-    cells, before = (height * width for height, width in (sizes[phase.number - 1], sizes[phase.number - 2]))
-    picture = 3 * LATENT_PX**2 * torch.float32.itemsize
-    latents = plan.images * LATENT_CHANNELS * (cells + before) * torch.float32.itemsize
-    decoded = picture_bytes(drawing, *sizes[phase.number - 2])
-    # a cubic is made from a picture of this size and one of that, and clamped where it lies
-    return latents + max(decoded, picture * (before + cells), picture * cells + encoding_bytes(drawing, phase))
-
-
-def encoding_bytes(drawing: Drawing, phase: Phase) -> int:
-    """Of encoding a picture of the phase's size, which is there already."""
-    mode = "estimated" if drawing.order.params.vae == "estimated" else "exact"
-    size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
-    try:
-        made = vae.peak_bytes(drawing.model.vae, *size_px, mode=mode, encoder=True)
-    except vae.Unreadable:
-        return 0
-    return made.device_bytes + (made.store_bytes if made.store == "device" else 0)
+    drawn = max(held + math.ceil(row * rows), needs.enlarging(phase))
+    latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
+    return max(drawn, latent + needs.picture(height, width)) if decoded else drawn
 
 
 VIEWS = {"windows": "windows", "sub_images": "sub-images"}
@@ -125,17 +92,6 @@ def settled(batch: WindowBatch, row: int) -> WindowBatch:
         free = batch.free_bytes()
         batch.size = max(1, min(PAYS, math.floor(SHARE * free / row))) if free is not None and row else MODEST
     return batch
-
-
-def picture_bytes(drawing: Drawing, height: int, width: int) -> int:
-    """Of decoding one picture by tiles, layers and picture included where they lie on the device; in one piece it is more."""
-    mode = "estimated" if drawing.order.params.vae == "estimated" else "exact"
-    try:
-        made = vae.peak_bytes(drawing.model.vae, height, width, mode=mode)
-    except vae.Unreadable:
-        return 0
-    picture = 3 * height * width * LATENT_PX**2 * made.dtype.itemsize if drawing.model.device.type == "cpu" else 0
-    return made.device_bytes + (made.store_bytes if made.store == "device" else 0) + picture
 
 
 def plan_lines(report: Mapping[str, Any]) -> Iterator[str]:

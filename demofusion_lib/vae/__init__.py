@@ -1,6 +1,6 @@
 """Stable Diffusion's VAE on pictures of any size, tile by tile, with the undivided VAE's own result; torch alone."""
 
-from .coding import MODES, TILE_LAT, decode, encode, peak_bytes
+from .coding import MODES, TILE_LAT, chosen, decode, encode, peak_bytes
 from .errors import NoRoom, NotFinite, Unreadable
 from .memory import Memory
 from .planning import Plan
@@ -13,6 +13,7 @@ __all__ = [
     "NotFinite",
     "Plan",
     "Unreadable",
+    "chosen",
     "decode",
     "encode",
     "peak_bytes",

@@ -95,6 +95,16 @@ def peak_bytes(
     return job.exact("device") if mode == "exact" else job.estimated("device", *job.parts()[-1])
 
 
+def chosen(
+    vae: Any, height: int, width: int, *, mode: str, memory: Memory, images: int = 1, tile_lat: int = TILE_LAT,
+    dtype: torch.dtype | None = None, encoder: bool = False,
+) -> Plan | None:  # fmt: skip
+    """The plan that `decode` of so many latents of `(height, width)` cells would begin with; None where none fits."""
+    program = read_encoder(vae) if encoder else read_decoder(vae)
+    job = _job(program, (height, width), tile_lat, dtype)
+    return next(plans(job, mode, memory, answer_bytes(job, images)), None)
+
+
 @dataclass(frozen=True)
 class Options:
     """What a decode was asked for."""

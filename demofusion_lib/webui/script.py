@@ -13,7 +13,17 @@ from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
 from .planning import latent_size, plan_of
-from .processing import REPLACES_HIRES_FIX, STOPPED_KEY, Run, attach, checked, detach, remove_served, run_of, why_nothing
+from .processing import (
+    REPLACES_HIRES_FIX,
+    STOPPED_KEY,
+    Run,
+    attach,
+    checked,
+    detach,
+    remove_served,
+    run_of,
+    why_nothing,
+)
 from .refusal import refusal, refuse
 from .resuming import resumed
 from .ui import accordion, paste_fields

@@ -10,8 +10,6 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
-import k_diffusion.external
-import k_diffusion.sampling
 import torch
 from modules import sd_models, sd_samplers_kdiffusion, sd_samplers_timesteps
 
@@ -70,10 +68,10 @@ def sampler_for(config: Any, model: StandIn) -> Any:
         host = sd_samplers_timesteps
         denoiser = (host.CompVisTimestepsVDenoiser if v_model else host.CompVisTimestepsDenoiser)(model)
     else:
-        external = k_diffusion.external
+        external = sd_samplers_kdiffusion.k_diffusion.external
         denoiser = (external.CompVisVDenoiser if v_model else external.CompVisDenoiser)(model)
     sampler = kind.__new__(kind)
-    sampler.func = function if callable(function) else getattr(k_diffusion.sampling, function)
+    sampler.func = function if callable(function) else getattr(sd_samplers_kdiffusion.k_diffusion.sampling, function)
     sampler.config, sampler.model_wrap = config, denoiser
     sampler.model_wrap_cfg = SimpleNamespace(inner_model=denoiser)
     sampler.eta_option_field = "eta_ddim" if timesteps else "eta_ancestral"

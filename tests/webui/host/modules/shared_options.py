@@ -19,6 +19,8 @@ _DEFAULTS = {
     "hypertile_swap_size_unet": 3,
     "live_previews_enable": True,
     "no_dpmpp_sde_batch_determinism": False,
+    "outdir_samples": "",
+    "outdir_txt2img_samples": "outputs/txt2img-images",
     "pad_cond_uncond": False,
     "persistent_cond_cache": True,
     "randn_source": "GPU",

@@ -1,0 +1,81 @@
+"""What a run allocates on the device beside the model's weights and its network's work, reckoned from the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import vae
+from .core import Phase
+from .params import LATENT_PX
+from .plan import LATENT_CHANNELS, Plan
+
+HELD = 9
+"""Latents of a phase's size that are there at once, as measured: the phase before as it was and enlarged, the noise, the
+sampler's own, what the residual and the fusion make of them."""
+FUSED = 2
+"""For every row that an image takes: what the model is given, and what comes back."""
+MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
+"""What samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a plan with the VAE that it is drawn with, on the model's device. All in bytes.
+
+    coder: the VAE's module; what can't be read of it counts nothing.
+    """
+
+    plan: Plan
+    coder: Any
+    device: torch.device
+
+    @property
+    def mode(self) -> str:
+        return "estimated" if self.plan.params.vae == "estimated" else "exact"
+
+    def size_lat(self, phase: Phase | None) -> tuple[int, int]:
+        """`(height, width)` of a phase, None for the base image."""
+        return self.plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
+
+    def latents(self, phase: Phase | None, solver: str = "") -> int:
+        """That are there while a phase is sampled. solver: by name, the plan's own unless told."""
+        plan, (height, width) = self.plan, self.size_lat(phase)
+        solver = solver or (plan.solver if phase is None else plan.phase_solver or plan.solver)
+        more = next((latents for name, latents in MORE.items() if name in solver), 0)
+        latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
+        return latent * (HELD + FUSED * plan.passes + more)
+
+    def enlarging(self, phase: Phase | None) -> int:
+        """Of a phase that begins from pixels: the picture before it, decoded and enlarged, and the larger one encoded."""
+        plan = self.plan
+        if phase is None or plan.params.enlarge != "pixels":
+            return 0
+        sizes = [plan.base_lat, *map(self.size_lat, plan.phases)]
+        cells, before = (height * width for height, width in (sizes[phase.number - 1], sizes[phase.number - 2]))
+        picture = 3 * LATENT_PX**2 * torch.float32.itemsize
+        latents = plan.images * LATENT_CHANNELS * (cells + before) * torch.float32.itemsize
+        decoded = self.picture(*sizes[phase.number - 2])
+        # a cubic is made from a picture of this size and one of that, and clamped where it lies
+        return latents + max(decoded, picture * (before + cells), picture * cells + self.encoding(phase))
+
+    def encoding(self, phase: Phase) -> int:
+        """Of encoding a picture of the phase's size, which is there already."""
+        size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
+        try:
+            made = vae.peak_bytes(self.coder, *size_px, mode=self.mode, encoder=True)
+        except vae.Unreadable:
+            return 0
+        return made.device_bytes + (made.store_bytes if made.store == "device" else 0)
+
+    def picture(self, height: int, width: int) -> int:
+        """Of decoding one picture of so many cells by tiles, layers and picture included where they lie on the device; in
+        one piece it is more."""
+        try:
+            made = vae.peak_bytes(self.coder, height, width, mode=self.mode)
+        except vae.Unreadable:
+            return 0
+        picture = 3 * height * width * LATENT_PX**2 * made.dtype.itemsize if self.device.type == "cpu" else 0
+        return made.device_bytes + (made.store_bytes if made.store == "device" else 0) + picture
