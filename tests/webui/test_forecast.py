@@ -214,3 +214,20 @@ def test_words(host, room):
         f"{n}x the base image" for n in ("3.8", "2", "10", "113")
     ]
     assert room.count_text(5650, True) == "5,650 evaluations" and room.count_text(5650, False).startswith("about 5,600")
+
+
+def test_time_from_earlier_runs_alone(host, room, monkeypatch):
+    speeds = importlib.import_module("demofusion_lib.webui.speeds")
+    work = importlib.import_module("demofusion_lib.work")
+    settings = {**OURS, "scale": 2, "dilated": False}
+    first = room.forecast(settings, **BASE)
+    assert first.seconds is None and "this machine" not in first.line()
+    asked = []
+    known = work.Speeds(row=2.0, decoded_px=0.5, encoded_px=0.25, base_row=3.0)
+    monkeypatch.setattr(room, "known", lambda *given: asked.append(given) or known)
+    told = room.forecast(settings, **BASE, n_iter=3)
+    base, phase = told.phases
+    pixels = work.vae_px(256, 256)
+    expected = 3 * (base["evaluations"] * 3.0 + phase["evaluations"] * 2.0 + pixels * 0.5)
+    assert told.seconds == pytest.approx(expected) and asked == [(host.model, (16, 16), "host")]
+    assert f"about {room.duration_text(expected)} on this machine" in told.line() and speeds.known is not known
