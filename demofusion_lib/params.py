@@ -429,6 +429,13 @@ def size_text(height_lat: int, width_lat: int) -> str:
     return f"{width_lat * LATENT_PX}x{height_lat * LATENT_PX} px"
 
 
+def scale_below(scale: float) -> float:
+    """The slider's largest scale that is no larger."""
+    step = BY_NAME["scale"].step
+    assert step is not None
+    return round(math.floor(scale / step + 1e-9) * step, 6)
+
+
 def _scale_steps(above: float) -> Iterator[float]:
     """The slider's scales above one of them."""
     step = BY_NAME["scale"].step

@@ -8,27 +8,28 @@ from typing import Any
 
 from modules import sd_models, shared
 
+from .options import NATIVE_SD1, NATIVE_SD2V, NATIVE_SDXL, Option
 from .standin import StandIn, loaded, standing_for
 
 
 @dataclass(frozen=True)
 class Family:
-    """native_px: the side of the square that it was trained on, unless the host's setting `option` says otherwise."""
+    """side: the host's setting that says of which square it was trained on."""
 
     name: str
-    native_px: int
-    option: str
+    side: Option
     parameterization: str = "eps"
 
     @property
     def native(self) -> int:
-        return int(getattr(shared.opts, self.option, self.native_px) or self.native_px)
+        """In pixels; 0 where nobody is to be warned."""
+        return int(self.side.value)
 
 
 FAMILIES = (
-    SD1 := Family("SD 1", 512, "demofusion_native_sd1"),
-    SD2V := Family("SD 2-v", 768, "demofusion_native_sd2v", "v"),
-    SDXL := Family("SDXL", 1024, "demofusion_native_sdxl"),
+    SD1 := Family("SD 1", NATIVE_SD1),
+    SD2V := Family("SD 2-v", NATIVE_SD2V, "v"),
+    SDXL := Family("SDXL", NATIVE_SDXL),
 )
 """SD 2 that predicts noise was trained on SD 1's size."""
 

@@ -27,7 +27,7 @@ from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
 from .choices import AUTOMATIC
 from .families import NotLoaded
-from .planning import latent_size, plan_of
+from .planning import latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
 from .speeds import known
 
@@ -149,7 +149,7 @@ def forecast(
         refiner_checkpoint_info=refiner if refiner not in (None, "", "None") else None,
     )  # fmt: skip
     try:
-        base_lat, phases = settings.phases(latent_size(p))
+        base_lat, phases = reach(settings, latent_size(p))
     except SettingsError as mistake:
         return refused(told, [*errors, mistake])
     told.sizes = [pixels(size) for size in (latent_size(p), *((f.height_lat, f.width_lat) for f in phases))]
@@ -158,10 +158,10 @@ def forecast(
         told.cropped = f"cropped to {size_text(*base_lat)}"
     if not phases:
         told.nothing = why_nothing(settings, latent_size(p)) or scale_one(p)
-    errors += mistakes_of_sampler(p, settings, found)
-    if not errors:
+    of_sampler = mistakes_of_sampler(p, settings, found)
+    if not errors and not of_sampler:
         count(told, p, settings, found, phases)
-    return refused(told, errors)
+    return refused(told, errors, of_sampler)
 
 
 def is_count(value: Any) -> bool:
@@ -170,10 +170,11 @@ def is_count(value: Any) -> bool:
     )
 
 
-def refused(told: Forecast, errors: Sequence[SettingsError]) -> Forecast:
-    if errors:
-        told.error = SettingsError.of_all(errors)
-        told.mistakes = told.error.by_label()
+def refused(told: Forecast, errors: Sequence[SettingsError], later: Sequence[SettingsError] = ()) -> Forecast:
+    """later: what a run tells when the rest is right."""
+    if errors or later:
+        told.error = SettingsError.of_all(errors or later)
+        told.mistakes = SettingsError.of_all([*errors, *later]).by_label()
     return told
 
 
@@ -203,10 +204,8 @@ def warnings_of(
 
 
 def far_from_native(p: Any, found: Checkpoint) -> str:
-    if found.family is None:
-        return ""
-    native, drawn = found.family.native, (p.width * p.height) ** 0.5
-    if native / FAR <= drawn <= native * FAR:
+    native, drawn = found.family.native if found.family else 0, (p.width * p.height) ** 0.5
+    if not found.family or not native or native / FAR <= drawn <= native * FAR:
         return ""
     what = "objects may repeat" if drawn > native else "it draws badly"
     return (

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ..params import LATENT_PX, Params
+from ..core import Phase
+from ..params import LATENT_PX, Params, SettingsError
 from ..plan import Levels, Plan
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases
 from .families import family_of, plain_sampler, solver_name
+from .options import check_side
 from .tiling import wraps
 
 
 def latent_size(p: Any) -> tuple[int, int]:
     """`(height, width)` of the base image's latent."""
     return p.height // LATENT_PX, p.width // LATENT_PX
+
+
+def reach(settings: Params, drawn_lat: tuple[int, int]) -> tuple[tuple[int, int], list[Phase]]:
+    """`Params.phases`, as far as this webui draws. Raises SettingsError."""
+    base_lat, phases = settings.phases(drawn_lat)
+    check_side(settings, drawn_lat, phases)
+    return base_lat, phases
+
+
+def settings_of(args: Sequence[Any], drawn_lat: tuple[int, int]) -> Params:
+    """Of the page's or the API's arguments. Raises one SettingsError of all that is wrong with them and with what they reach
+    from a base image of `(height, width)` cells; what can't be read is the preset's there."""
+    settings, error = Params.readable(args)
+    try:
+        reach(settings, drawn_lat)
+    except SettingsError as mistake:
+        raise SettingsError.of_all([error, mistake] if error else [mistake]) from None
+    if error:
+        raise error
+    return settings
 
 
 def plan_of(p: Any, settings: Params) -> Plan:

@@ -13,7 +13,7 @@ from .checks import check_model, check_sampler
 from .climbing import STOPPED_KEY, Climb
 from .kept import Kept, saves
 from .notes import tell, write
-from .planning import latent_size
+from .planning import latent_size, reach
 from .refusal import SettingsError, refusal
 from .resuming import remove
 from .room import why_not
@@ -142,7 +142,7 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
     check_model(p.sd_model)
     mistakes = []
-    checks = (lambda: check_sampler(p, settings), lambda: settings.phases(latent_size(p)))
+    checks = (lambda: check_sampler(p, settings), lambda: reach(settings, latent_size(p)))
     for check in checks:
         try:
             planned = check()

@@ -26,9 +26,9 @@ from ..params import SETTINGS, SettingsError, quoted
 from ..plan import Plan
 from ..saved import SavedPhase
 from .checks import SIGMA_OPTIONS, sigma_option
+from .options import SAVED_DIR
 
 FOLDER = "demofusion"
-PLACE = f"the folder {FOLDER!r} beside the pictures"
 LAST = "last"
 NEUTRAL = ("enabled", "window_batch", "keep_phases", "vae", "save_phases", "resume", "preset")
 """Settings that leave every latent as it is, but for rounding; what a preset sets is compared by itself."""
@@ -45,7 +45,12 @@ OPTIONS = (
 
 
 def folder(p: Any) -> str:
-    return os.path.join(p.outpath_samples or "", FOLDER)
+    return SAVED_DIR.value or os.path.join(p.outpath_samples or "", FOLDER)
+
+
+def place_told() -> str:
+    """For a message, which tells nobody of the host's folders."""
+    return "the folder of saved phases" if SAVED_DIR.value else f"the folder {FOLDER!r} beside the pictures"
 
 
 def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
@@ -86,7 +91,7 @@ def find(p: Any, name: str) -> str:
     if name == LAST:
         return _newest(folder(p))
     if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {PLACE}")
+        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {place_told()}")
     return os.path.join(folder(p), name)
 
 
@@ -96,7 +101,7 @@ def _newest(place: str) -> str:
     except OSError:
         files = []
     if not files:
-        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {PLACE}")
+        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {place_told()}")
     return max(files, key=lambda entry: entry.stat().st_mtime_ns).path
 
 
@@ -158,7 +163,7 @@ def remove(p: Any, paths: set[str]) -> None:
     """Files that are needed no more, and the folder, if they were all."""
     for path in paths:
         saved.remove(path)
-    if paths:
+    if paths and not SAVED_DIR.value:
         with contextlib.suppress(OSError):
             os.rmdir(folder(p))
 

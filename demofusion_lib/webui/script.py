@@ -12,7 +12,7 @@ from .formats import make_savable
 from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
 from .others import extension_of
-from .planning import latent_size, plan_of
+from .planning import latent_size, plan_of, reach, settings_of
 from .processing import (
     REPLACES_HIRES_FIX,
     STOPPED_KEY,
@@ -62,7 +62,7 @@ class DemoFusionScript(scripts.Script):
         if not axes.get(ENABLED, axes or not switched_off(args)):
             return
         try:
-            prepare(p, in_cell(args, axes) if axes else Params.from_args(args))
+            prepare(p, in_cell(args, axes) if axes else settings_of(args, latent_size(p)))
         except Exception as error:
             stop(p, error)
 
@@ -129,7 +129,7 @@ def prepare(p: Any, settings: Params) -> None:
     if yields_to_gallery_button(p):
         return
     run = Run(settings)
-    if not settings.phases(latent_size(p))[1]:
+    if not reach(settings, latent_size(p))[1]:
         nothing = why_nothing(settings, latent_size(p))
         if nothing:
             tell(p, run.notes, nothing)

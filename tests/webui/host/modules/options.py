@@ -8,6 +8,20 @@ class _Info:
         self.default = default
 
 
+class OptionInfo(_Info):
+    def __init__(
+        self, default=None, label="", component=None, component_args=None, onchange=None, section=None,
+        restrict_api=False,
+    ):  # fmt: skip
+        super().__init__(default)
+        self.label, self.component, self.component_args = label, component, component_args
+        self.section, self.restrict_api, self.comment_after = section, restrict_api, ""
+
+    def info(self, info):
+        self.comment_after += info
+        return self
+
+
 class Options:
     def __init__(self, data_labels: dict[str, _Info], restricted_opts):
         self.__dict__.update(data_labels=data_labels, restricted_opts=restricted_opts)
@@ -28,3 +42,7 @@ class Options:
 
     def get_default(self, key):
         return self.data_labels[key].default
+
+    def add_option(self, key, info):
+        self.data_labels[key] = info
+        self.data.setdefault(key, info.default)

@@ -47,6 +47,8 @@ callback_map: dict = {
     "callbacks_cfg_denoised": [],
     "callbacks_cfg_after_cfg": [],
     "callbacks_before_image_saved": [],
+    "callbacks_ui_settings": [],
+    "callbacks_app_started": [],
 }
 
 
@@ -88,3 +90,11 @@ def before_image_saved_callback(params: ImageSaveParams):
 
 def on_before_image_saved(callback, *, name=None):
     callback_map["callbacks_before_image_saved"].append(callback)
+
+
+def on_ui_settings(callback, *, name=None):
+    callback_map["callbacks_ui_settings"].append(callback)
+
+
+def on_app_started(callback, *, name=None):
+    callback_map["callbacks_app_started"].append(callback)

@@ -140,3 +140,7 @@ class ScriptRunner:
 
     def postprocess(self, p, processed):
         self._each("postprocess", p, processed)
+
+
+scripts_txt2img = ScriptRunner()
+"""The page's."""

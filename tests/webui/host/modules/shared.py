@@ -4,7 +4,7 @@ import argparse
 
 from modules import options, shared_options, shared_state, shared_total_tqdm
 
-cmd_opts = argparse.Namespace(disable_nan_check=False, no_half=True)
+cmd_opts = argparse.Namespace(disable_nan_check=False, no_half=True, api=True, nowebui=False, api_auth=None)
 parallel_processing_allowed = True
 device = "cpu"
 state = shared_state.State()
@@ -12,3 +12,5 @@ restricted_opts: set = set()
 opts = options.Options(shared_options.options_templates, restricted_opts)
 total_tqdm = shared_total_tqdm.TotalTQDM()
 sd_model = None
+hide_dirs: dict = {}
+OptionInfo = options.OptionInfo

@@ -1,0 +1,196 @@
+"""Two routes beside the host's API: what the settings are, and what a request would come to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import Body, Depends, FastAPI, HTTPException, Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from modules import scripts, shared
+
+from .. import __version__
+from ..params import SETTINGS, TITLE, Setting, SettingsError, preset_values, quoted
+from ..presets import DEFAULT, PRESETS
+from .choices import THERE, offered
+from .forecast import Forecast, forecast
+from .refusal import refusal
+
+PREFIX = "/demofusion/v1"
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+FIELDS = {
+    "width": "width", "height": "height", "steps": "steps", "batch_size": "batch_size", "n_iter": "n_iter",
+    "scheduler": "scheduler", "cfg_scale": "cfg_scale", "eta": "eta", "tiling": "tiling", "enable_hr": "enable_hr",
+    "refiner_checkpoint": "refiner", "s_churn": "s_churn", "s_noise": "s_noise", "s_tmin": "s_tmin", "s_tmax": "s_tmax",
+}  # fmt: skip
+"""Of a txt2img request, what a forecast asks for, and under which name."""
+BODY, CREDENTIALS = Body(...), Depends(HTTPBasic())
+
+
+def add_routes(demo: Any, app: FastAPI) -> None:
+    """The host's callback `on_app_started`: with `--api`, without it and with `--nowebui`. Once for an app."""
+    paths = {getattr(route, "path", None) for route in app.routes}
+    for path, endpoint, method in (("/settings", get_settings, "GET"), ("/plan", post_plan, "POST")):
+        if PREFIX + path not in paths:
+            app.add_api_route(
+                PREFIX + path, endpoint, methods=[method], dependencies=guards(), tags=["DemoFusion"],
+                summary=(endpoint.__doc__ or "").partition("\n")[0],
+            )  # fmt: skip
+
+
+# Who may ask: whoever may ask the host's own API, or, where that is off, who has logged into the page
+
+
+def guards() -> list[Any]:
+    if getattr(shared.cmd_opts, "api_auth", None):
+        return [Depends(by_password(shared.cmd_opts.api_auth))]
+    if getattr(shared.cmd_opts, "api", False) or getattr(shared.cmd_opts, "nowebui", False):
+        return []
+    return [Depends(by_login)]
+
+
+def by_password(pairs: str) -> Callable[..., None]:
+    """pairs: `user:password`, comma between them, as the host's `--api-auth` has it."""
+    known: dict[str, str] = dict(pair.split(":", 1) for pair in pairs.split(","))  # type: ignore[misc]
+
+    def check(credentials: HTTPBasicCredentials = CREDENTIALS) -> None:
+        wanted = known.get(credentials.username)
+        given = credentials.password.encode()
+        if wanted is None or not secrets.compare_digest(given, wanted.encode()):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+    return check
+
+
+def by_login(request: Request) -> None:
+    """As gradio's own `login_check`: a token in a cookie, where the page asks for a password at all."""
+    app = request.app
+    if getattr(app, "auth", None) is None:
+        return
+    tokens = getattr(app, "tokens", {})
+    names = [name for name in request.cookies if name.startswith("access-token")]
+    if not any(tokens.get(request.cookies[name]) for name in names):
+        raise HTTPException(401, "Not authenticated")
+
+
+# The settings
+
+
+def get_settings() -> dict[str, Any]:
+    """The settings as a JSON schema, and what the presets set."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": TITLE,
+        "description": "The first of the always-on arguments of this script: an object with any of these names.",
+        "version": __version__,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {setting.name: schema(setting) for setting in SETTINGS},
+        "order": [setting.name for setting in SETTINGS],
+        "default_preset": DEFAULT,
+        "presets": {name: dict(values) for name, values in PRESETS.items()},
+    }
+
+
+def schema(setting: Setting) -> dict[str, Any]:
+    """Of one setting. `default` is what it is without a preset."""
+    told: dict[str, Any] = {
+        "type": TYPES[setting.kind], "title": setting.label, "description": setting.help, "default": setting.default,
+        "infotext": setting.key,
+    }  # fmt: skip
+    if setting.choices:
+        told["enum"] = list(setting.choices)
+    elif setting.names:
+        told["enum"] = [offered(setting)[0], *THERE[setting.name]()]
+    if setting.low is not None:
+        told |= {"minimum": setting.low, "maximum": setting.high, "step": setting.step}
+        if setting.kind is int and setting.step != 1:
+            told["multipleOf"] = setting.step
+    return told
+
+
+# The plan
+
+
+def post_plan(request: dict[str, Any] = BODY) -> dict[str, Any]:
+    """What a txt2img request with the same body would draw and cost; nothing is drawn, loaded or waited for.
+
+    Mistakes are answered with 422, in the words of txt2img.
+    """
+    told = forecast_of(request)
+    if told.error is not None:
+        raise refusal(told.error)
+    return told.report()
+
+
+def forecast_of(body: Mapping[str, Any]) -> Forecast:
+    """Raises SettingsError, or HTTPException for a body that txt2img would refuse too."""
+    asked, args = read(body)
+    values = {name: getattr(asked, field, None) for field, name in FIELDS.items()}
+    override = getattr(asked, "override_settings", None) or {}
+    off = not switched_on(args)
+    told = forecast(
+        [False, 1.0] if off else args,
+        sampler=asked.sampler_name or asked.sampler_index,
+        wanted_checkpoint=str(override.get("sd_model_checkpoint") or ""),
+        **values,
+    )
+    if off and told.nothing:
+        told.nothing = "DemoFusion is off: the webui draws its own picture"
+    return told
+
+
+def switched_on(args: Sequence[Any]) -> bool:
+    """What is off says nothing, whatever else is wrong with it (`script.switched_off`)."""
+    from .script import switched_off
+
+    return not switched_off(args)
+
+
+def read(body: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """The host's own request with its defaults, an infotext read into it, and our arguments."""
+    from modules.api import models  # with the API switched off it is imported by nobody else
+    from pydantic import ValidationError
+
+    try:
+        asked = models.StableDiffusionTxt2ImgProcessingAPI(**body)
+    except ValidationError as error:
+        told = [{**each, "loc": ["body", *each["loc"]]} for each in error.errors()]
+        raise HTTPException(422, [{k: each[k] for k in ("loc", "msg", "type")} for each in told]) from None
+    return asked, arguments(body.get("alwayson_scripts"), pasted(asked))
+
+
+def pasted(asked: Any) -> dict[int, Any]:
+    """Fills in what the request's infotext says, as txt2img does; of the scripts' arguments, by index."""
+    if not asked.infotext:
+        return {}
+    from modules.api.api import Api
+
+    mentioned: dict[int, Any] = {}
+    Api.apply_infotext(
+        None, asked, "txt2img", script_runner=scripts.scripts_txt2img, mentioned_script_args=mentioned
+    )  # fmt: skip
+    return mentioned
+
+
+def arguments(alwayson: Any, mentioned: Mapping[int, Any]) -> list[Any]:
+    """Ours among a request's always-on scripts; what it leaves out is the accordion's, as txt2img has it."""
+    args = accordion_values(mentioned)
+    given = next((each for name, each in (alwayson or {}).items() if str(name).lower() == TITLE.lower()), {})
+    wanted = given.get("args", []) if isinstance(given, Mapping) else []
+    if isinstance(wanted, Mapping):
+        wanted = [wanted] if wanted else []
+    if not isinstance(wanted, (list, tuple)):
+        raise refusal(SettingsError(f"args is {quoted(wanted)}, allowed: a list"))
+    return [*wanted[: len(args)], *args[len(wanted) :]]
+
+
+def accordion_values(mentioned: Mapping[int, Any]) -> list[Any]:
+    from .ui import first_preset
+
+    values = list(preset_values(first_preset()).values())
+    for script in getattr(scripts.scripts_txt2img, "alwayson_scripts", None) or []:
+        if script.title() == TITLE:
+            values = [mentioned.get(script.args_from + i, value) for i, value in enumerate(values)]
+    return values

@@ -1,0 +1,1 @@
+"""The webui's API, as far as it reads a request."""

@@ -1,0 +1,282 @@
+"""The routes beside the webui's API, on an app of their own, against what txt2img does with the same body."""
+
+import importlib
+
+import jsonschema
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from tests.core.test_params import BAD
+
+from .test_planning import rows
+
+SETTINGS, PLAN = "/demofusion/v1/settings", "/demofusion/v1/plan"
+BODY = {"width": 128, "height": 128, "steps": 4, "cfg_scale": 3.0, "sampler_name": "Euler"}
+
+
+def started(host, **flags):
+    """As the host starts one app more: at its first start, and at every Reload UI."""
+    vars(host.shared.cmd_opts).update(flags)
+    app = FastAPI()
+    for callback in host.script_callbacks.callback_map["callbacks_app_started"]:
+        callback(None, app)
+    return app
+
+
+@pytest.fixture
+def client(host):
+    host.model  # noqa: B018
+    return TestClient(started(host))
+
+
+def asked(client, args, **body):
+    return client.post(PLAN, json={**BODY, "alwayson_scripts": {"DemoFusion Hires": {"args": args}}, **body})
+
+
+# The settings
+
+
+def test_the_settings(host, client):
+    told = client.get(SETTINGS).json()
+    assert list(told["properties"]) == told["order"] == [s.name for s in host.params.SETTINGS]
+    assert told["title"] == "DemoFusion Hires" and told["default_preset"] in told["presets"]
+    assert told["properties"]["scale"] == {
+        "type": "number", "title": "Scale", "description": host.params.BY_NAME["scale"].help, "default": 2.0,
+        "infotext": "DemoFusion scale", "minimum": 1, "maximum": 8, "step": 0.05,
+    }  # fmt: skip
+    assert told["properties"]["phase_sampler"]["enum"] == ["same", *(s.name for s in host.sd_samplers.all_samplers)]
+    assert told["properties"]["target_width"]["multipleOf"] == 8
+    for name, values in told["presets"].items():
+        sets = host.params.preset_values(name)
+        assert values == {key: sets[key] for key in values}
+
+
+def test_the_schema_takes_what_the_settings_take(host, client):
+    """A reading of JSON schema that isn't ours."""
+    schema = client.get(SETTINGS).json()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    valid = jsonschema.Draft202012Validator(schema).is_valid
+    assert valid({s.name: s.default for s in host.params.SETTINGS}) and valid({})
+    assert all(valid(values) for values in schema["presets"].values())
+    texts = ("resume", "phase_prompt", "phase_negative_prompt")
+    for name, values in BAD.items():
+        for value in values:
+            if name not in texts and value == value and abs(value if isinstance(value, (int, float)) else 0) < 10**300:
+                assert not valid({name: value}), (name, value)
+    assert not valid({"scael": 2})
+
+
+# The plan
+
+
+def test_what_txt2img_would_draw(host, client):
+    settings = {"enabled": True, "preset": "none", "scale": 3, "vae": "host"}
+    told = asked(client, [settings], n_iter=2).json()
+    outcome = host.txt2img(settings, n_iter=2)
+    drawn = [rows(sampling) for sampling in outcome.samplings]
+    assert told["evaluations"] == sum(drawn) and [p["evaluations"] for p in told["phases"]] == drawn[:3]
+    assert [(p["width"], p["height"]) for p in told["phases"]] == [(128, 128), (256, 256), (384, 384)]
+    assert [p["windows"] for p in told["phases"]] == [1, 9, 25] and [p["sub_images"] for p in told["phases"]] == [
+        0,
+        4,
+        9,
+    ]
+    assert told["images"] == 2 and told["enabled"] and told["exact"] and told["seconds"] is None
+    assert told["memory_bytes"] > 0 and told["line"].startswith("128x128 -> 256x256 -> 384x384 · 3 phases")
+
+
+def test_nothing_is_drawn(host, client):
+    calls = host.model.calls
+    before = dict(vars(host.state))
+    assert asked(client, [{"enabled": True}]).status_code == 200
+    assert host.model.calls == calls and vars(host.state) == before
+
+
+def test_by_position(host, client):
+    """What is left out is the accordion's, which begins with a preset."""
+    named = asked(client, [{"enabled": True, "scale": 3}]).json()
+    assert asked(client, [True, 3.0]).json() == named
+    assert asked(client, [True, 3.0, *[None] * 200]).status_code == 422
+
+
+@pytest.mark.parametrize("args", [[], [{}], [False, "nonsense"], [{"scael": 1}]], ids=str)
+def test_what_is_off_says_nothing(client, args):
+    told = asked(client, args).json()
+    assert told["enabled"] is False and len(told["phases"]) == 1 and told["nothing"] == told["line"]
+    assert "off" in told["nothing"]
+    assert client.post(PLAN, json=BODY).json() == told
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 9, "plan": "fast"},
+        {"scael": 2},
+        {"target_width": 64, "blur": 9},
+        {"phase_sampler": "Oiler"},
+        {"scale": None},
+    ],
+    ids=str,
+)
+def test_mistakes_in_the_words_of_txt2img(host, client, settings):
+    answer = asked(client, [{"enabled": True, **settings}])
+    error = host.run(host.generation({**settings, "preset": "fine"})).error
+    assert answer.status_code == error.status_code == 422
+    assert answer.json()["detail"] == error.detail
+
+
+@pytest.mark.parametrize("args", [None, 5, "text", True], ids=str)
+def test_arguments_that_are_no_list(client, args):
+    answer = asked(client, args)
+    assert answer.status_code == 422 and answer.json()["detail"] == f"DemoFusion: args is {args!r}, allowed: a list"
+
+
+def test_settings_that_are_not_in_a_list(client):
+    assert asked(client, {"enabled": True, "scale": 3}).json() == asked(client, [{"enabled": True, "scale": 3}]).json()
+
+
+@pytest.mark.parametrize("body", [{"width": "wide"}, {"steps": []}, {"alwayson_scripts": 5}], ids=str)
+def test_a_body_that_is_none(client, body):
+    answer = client.post(PLAN, json=body)
+    assert answer.status_code == 422 and answer.json()["detail"][0]["loc"] == ["body", *body]
+    assert client.post(PLAN, json=[1]).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "alwayson", [{"DemoFusion Hires": None}, {"DemoFusion Hires": []}, {"other": {"args": 5}}, None]
+)
+def test_always_on_scripts_of_any_form(client, alwayson):
+    assert client.post(PLAN, json={**BODY, "alwayson_scripts": alwayson}).json()["enabled"] is False
+
+
+def test_a_checkpoint_that_the_request_names(host, client):
+    from .test_forecast import info
+
+    host.sd_models.checkpoint_aliases["sd_xl"] = info("sd_xl")
+    told = asked(client, [{"enabled": True}], override_settings={"sd_model_checkpoint": "sd_xl"}).json()
+    assert (told["family"], told["checkpoint"]) == ("SDXL", "sd_xl")
+
+
+# Where and for whom
+
+
+def test_once_for_an_app(host):
+    app = started(host)
+    for callback in host.script_callbacks.callback_map["callbacks_app_started"]:
+        callback(None, app)
+    paths = [getattr(route, "path", "") for route in app.routes]
+    assert paths.count(SETTINGS) == paths.count(PLAN) == 1
+
+
+def test_the_hosts_password(host):
+    client = TestClient(started(host, api_auth="anna:a:b,otto:c"))
+    for credentials, status in (
+        (None, 401),
+        (("anna", "c"), 401),
+        (("eve", ""), 401),
+        (("anna", "a:b"), 200),
+        (("otto", "c"), 200),
+    ):
+        answer = client.get(SETTINGS, auth=credentials)
+        assert answer.status_code == status
+        assert (answer.headers.get("www-authenticate", "").startswith("Basic")) == (status == 401)
+    assert client.post(PLAN, json=BODY).status_code == 401
+
+
+def test_the_pages_login_where_the_api_is_off(host):
+    app = started(host, api=False, api_auth=None)
+    client = TestClient(app)
+    assert client.get(SETTINGS).status_code == 200
+    app.auth, app.tokens = {"anna": "x"}, {"token": "anna"}
+    assert client.get(SETTINGS).status_code == 401
+    assert client.get(SETTINGS, cookies={"access-token": "token"}).status_code == 200
+    client.cookies.clear()
+    assert client.get(SETTINGS, cookies={"access-token": "other"}).status_code == 401
+
+
+# The Settings page
+
+
+def options(host):
+    for callback in host.script_callbacks.callback_map["callbacks_ui_settings"]:
+        callback()
+    return importlib.import_module("demofusion_lib.webui.options")
+
+
+def test_the_section(host):
+    ours = options(host)
+    for option in ours.OPTIONS:
+        made = host.opts.data_labels[option.name]
+        assert (
+            made.section == ("demofusion", "DemoFusion")
+            and made.label
+            and made.default == option.default == option.value
+        )
+        assert made.component_args.get("maximum", 0) == option.most
+    assert {o.name for o in ours.OPTIONS if host.opts.data_labels[o.name].restrict_api} == {
+        "demofusion_saved_dir", "demofusion_max_side"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, "", "x", -1, float("nan"), float("inf"), True, []], ids=str)
+def test_an_option_of_any_value(host, value):
+    """A `config.json` that somebody has written."""
+    ours = options(host)
+    host.opts.data["demofusion_max_side"] = host.opts.data["demofusion_native_sd1"] = value
+    assert (ours.MAX_SIDE.value, ours.NATIVE_SD1.value) == (0, 512)
+    host.opts.data["demofusion_saved_dir"] = value
+    assert ours.SAVED_DIR.value == (value if isinstance(value, str) else "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"scale": 4}, "scale is 4, allowed: a result of up to 320 px a side here, and this would be 512x512 px (the nearest is 2.5)"),
+        ({"target_width": 512}, "target_width is 512, allowed: a result of up to 320 px a side here"),
+        ({"target_width": 512, "target_height": 384}, "px (the nearest is 320); target_height is 384"),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("page", [False, True])
+def test_a_side_above_the_cap(host, client, settings, told, page):
+    host.opts.data["demofusion_max_side"] = 320
+    outcome = host.run(host.generation(settings), page=page)
+    assert outcome.calls == 0 and told in (outcome.comments if page else str(outcome.error))
+    answer = asked(client, [{"enabled": True, **settings}])
+    assert answer.status_code == 422 and told in answer.json()["detail"]
+    assert host.txt2img({"scale": 2.5}).sizes == [(320, 320)]
+    assert host.txt2img({"scale": 1}, width=512, height=512).sizes == [(512, 512)]  # the host's own business
+
+
+def test_the_other_side_of_a_target(host, client):
+    host.opts.data["demofusion_max_side"] = 320
+    answer = asked(client, [{"enabled": True, "target_width": 256}], width=64)
+    assert answer.json()["detail"].startswith("DemoFusion: target_width is 256, allowed: a result of up to 320 px")
+
+
+def test_the_folder_of_saved_phases(host, monkeypatch, tmp_path):
+    from .test_endings import at_call, calls_before
+
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "phases"
+    host.opts.data["demofusion_saved_dir"] = str(place)
+    fields = {"width": 64, "height": 64, "steps": 4}
+    number = calls_before(host, 2, 1)
+    host.model.hooks.on_call = at_call(number, host.state.interrupt)
+    host.txt2img({"scale": 3, "save_phases": True}, **fields)
+    (file,) = place.glob("*.safetensors")
+    host.model.hooks.on_call = lambda n: None
+    resumed = host.txt2img({"scale": 3, "save_phases": True, "resume": file.name}, **fields)
+    assert resumed.sizes == [(192, 192)] and len(resumed.samplings) == 2
+    assert place.is_dir() and not list(place.iterdir())  # the user's own folder stays
+    told = str(host.run(host.generation({"scale": 3, "resume": "last"}, **fields)).error)
+    assert "in the folder of saved phases" in told and str(tmp_path) not in told
+
+
+def test_who_ever_asks_for_nothing_is_not_warned(host, client):
+    options(host)
+    body = {"width": 64, "height": 64}
+    assert "far from" in asked(client, [{"enabled": True}], **body).json()["warnings"][0]
+    host.opts.data["demofusion_native_sd1"] = 0
+    assert asked(client, [{"enabled": True}], **body).json()["warnings"] == []
