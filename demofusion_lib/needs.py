@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ FUSED = 2
 """For every row that an image takes: what the model is given, and what comes back."""
 MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
 """What samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
+
+SIZES_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Needs:
         """Of encoding a picture of the phase's size, which is there already."""
         size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
         try:
-            made = vae.peak_bytes(self.coder, *size_px, mode=self.mode, encoder=True)
+            made = _peak(self.coder, *size_px, self.mode, True)
         except vae.Unreadable:
             return 0
         return made.device_bytes + (made.store_bytes if made.store == "device" else 0)
@@ -74,8 +77,25 @@ class Needs:
         """Of decoding one picture of so many cells by tiles, layers and picture included where they lie on the device; in
         one piece it is more."""
         try:
-            made = vae.peak_bytes(self.coder, height, width, mode=self.mode)
+            made = _peak(self.coder, height, width, self.mode, False)
         except vae.Unreadable:
             return 0
         picture = 3 * height * width * LATENT_PX**2 * made.dtype.itemsize if self.device.type == "cpu" else 0
         return made.device_bytes + (made.store_bytes if made.store == "device" else 0) + picture
+
+
+_found: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], vae.Plan]] = weakref.WeakKeyDictionary()
+
+
+def _peak(coder: Any, height: int, width: int, mode: str, encoder: bool) -> vae.Plan:
+    """`vae.peak_bytes`, reckoned once for a size: it is asked for at every key that somebody types."""
+    weight = next(coder.parameters(), None) if isinstance(coder, torch.nn.Module) else None
+    if weight is None:
+        return vae.peak_bytes(coder, height, width, mode=mode, encoder=encoder)
+    known = _found.setdefault(coder, {})
+    key = height, width, mode, encoder, weight.dtype, weight.device
+    if key not in known:
+        if len(known) >= SIZES_KEPT:
+            known.clear()
+        known[key] = vae.peak_bytes(coder, height, width, mode=mode, encoder=encoder)
+    return known[key]
