@@ -49,7 +49,7 @@ class Needs:
         solver = solver or (plan.solver if phase is None else plan.phase_solver or plan.solver)
         more = next((latents for name, latents in MORE.items() if name in solver), 0)
         latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
-        return latent * (HELD + FUSED * plan.passes + more)
+        return latent * (HELD + FUSED * (plan.passes if phase is None else plan.phase_passes) + more)
 
     def enlarging(self, phase: Phase | None) -> int:
         """Of a phase that begins from pixels: the picture before it, decoded and enlarged, and the larger one encoded."""

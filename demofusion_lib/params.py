@@ -36,6 +36,7 @@ FULL_START = 1000
 SIZE_CONDITIONS = ("final", "phase", "base")
 VAES = ("auto", "exact", "estimated", "host")
 TEXT_CHARACTERS = 1000
+PROMPT_CHARACTERS = 100_000
 SAME = "same"
 """Of a sampler or scheduler of the phases: the base image's own."""
 
@@ -87,6 +88,7 @@ class Setting:
 
     told: whether the infotext tells of it; what leaves the picture as it is and belongs to one run alone is not told.
     names: what a text names one of, a sampler say. Which there are is known to the host alone, which checks it.
+    is_prompt: of a text that may be long and of several lines.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     told: bool = True
     names: str = ""
+    is_prompt: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -125,6 +128,8 @@ class Setting:
             return ", ".join(self.choices)
         if self.names:
             return f"{SAME}, or the name of {self.names}"
+        if self.is_prompt:
+            return f"text of up to {PROMPT_CHARACTERS} characters, or nothing"
         if self.is_text:
             return f"one line of up to {TEXT_CHARACTERS} characters, or nothing"
         whole = "whole numbers " if self.kind is int else ""
@@ -138,7 +143,9 @@ class Setting:
             return value
         if self.choices and value in self.choices:
             return value
-        if self.is_text and isinstance(value, str) and self._is_line(value):
+        if self.is_prompt and isinstance(value, str) and _is_prompt(value):
+            return value.replace("\r\n", "\n").replace("\r", "\n").strip()
+        if self.is_text and not self.is_prompt and isinstance(value, str) and self._is_line(value):
             return value.strip()
         if self.kind is int and number and value == value // 1 and self._within(value):
             return int(value)
@@ -172,6 +179,8 @@ class Setting:
         return self.low <= value <= self.high and on_grid
 
     def to_text(self, value: Any) -> str:
+        if self.is_prompt:
+            return _kept_as_text(value)
         return repr(value).removesuffix(".0") if self.kind is float else str(value)
 
     def from_text(self, text: str) -> Any:
@@ -184,6 +193,23 @@ class Setting:
             return self.check(float(text))
         except ValueError as error:
             raise SettingsError(f"{self.name} is {quoted(text)}, allowed: {self.allowed}", self.name) from error
+
+
+def _is_prompt(text: str) -> bool:
+    """Whether a file can hold it, which no half of a surrogate pair can be in."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return len(text) <= PROMPT_CHARACTERS and "\0" not in text
+
+
+def _kept_as_text(prompt: str) -> str:
+    """As the host's infotext gives it back, which takes quotes around a value off and reads `2x3` as a size. A text with a
+    line break it keeps as it is; at the beginning, reading takes it off again."""
+    sides = prompt.split("x")
+    is_size = len(sides) == 2 and all(side.isdecimal() for side in sides)
+    return f"\n{prompt}" if prompt.startswith('"') or is_size else prompt
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -219,6 +245,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
     Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
     Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS),
+    Setting("phase_cfg", "Phase CFG scale", 0.0, "How closely the phases follow their prompt; 0 takes the base image's CFG scale. At 1 the negative prompt has no say and is not asked, which saves half the time.", 0, 30, 0.5),
+    Setting("phase_prompt", "Phase prompt", "", "What the phases draw; empty takes the base image's prompt. Styles are added, and extra networks that it names take the place of the base image's, as in Hires. fix.", is_prompt=True),
+    Setting("phase_negative", "Phase negative prompt", "", "What the phases do not draw; empty takes the base image's negative prompt.", is_prompt=True),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -311,6 +340,9 @@ class Params:
     phase_sampler: str
     phase_scheduler: str
     enlarge: str
+    phase_cfg: float
+    phase_prompt: str
+    phase_negative: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
@@ -362,6 +394,10 @@ class Params:
         own = ((self.phase_sampler, sampler), (self.phase_scheduler, scheduler))
         chosen = [base if name == SAME else name for name, base in own]
         return chosen[0], chosen[1]
+
+    def cfg_in_phases(self, cfg: float) -> float:
+        """The phases' CFG scale, from that of the base image."""
+        return self.phase_cfg or cfg
 
     @property
     def guiding(self) -> Guidance:

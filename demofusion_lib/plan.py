@@ -5,6 +5,7 @@ Asked by both hosts, the laboratory and whoever wants to know what a run costs b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import torch
 
 from .core import (
     Enlarge,
+    Guidance,
     InLatent,
     InPixels,
     Phase,
@@ -32,6 +34,7 @@ from .core import (
 from .params import LATENT_PX, Params
 
 LATENT_CHANNELS = 4
+UNGUIDED = Guidance(until=math.inf)
 
 Levels = Callable[[int, float | None], Sequence[float]]
 """`levels(steps, start)`: the training timestep of each evaluation of a sampling in so many steps from timestep `start`,
@@ -46,6 +49,7 @@ class Plan:
     steps: the base image's. solver: the sampler's function by name, as `core.solvers` knows it.
     phase_solver, levels_of_phases: of the phases, where their sampler or schedule is another than the base image's.
     images: how many at once. passes: rows that each image takes in an evaluation, prompt and negative prompt say.
+    passes_of_phases: in the phases, where they take others: 1 without guidance.
     wrap: seamless pictures.
 
     Raises SettingsError for a target that can't be reached.
@@ -61,6 +65,7 @@ class Plan:
     wrap: bool = False
     phase_solver: str = ""
     levels_of_phases: Levels | None = None
+    passes_of_phases: int = 0
 
     def __post_init__(self) -> None:
         _ = self.climb
@@ -78,6 +83,10 @@ class Plan:
     def phases(self) -> list[Phase]:
         """Those after the base image; none at scale 1."""
         return self.climb[1]
+
+    @property
+    def phase_passes(self) -> int:
+        return self.passes_of_phases or self.passes
 
     @property
     def phase_steps(self) -> int:
@@ -127,7 +136,7 @@ class Plan:
         local, dilated = self.views(phase)
         c2 = self.params.weights.c2(t)
         patches = (local if c2 < 1 else 0) + (dilated if c2 > 0 else 0)
-        return self.params.guiding.rows(patches, self.passes, t)
+        return self.params.guiding.rows(patches, self.phase_passes, t)
 
     def evaluations(self, phase: Phase) -> int:
         """Rows that the model is given in a phase."""
@@ -151,13 +160,15 @@ class Plan:
     def engine(
         self, phase: Phase, previous: torch.Tensor, before: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
         *, stochastic: bool, batch: WindowBatch | None = None, solver: str = "", weights: Weights | None = None,
+        guided: bool = True,
     ) -> PhaseEngine:  # fmt: skip
         """Of one phase: for the latent of the phase before, upsampled and as it was, and the phase's noise.
 
         previous, noise: `(images, 4, height, width)` of the phase. before: `(images, 4, height, width)` of the one before.
 
         stochastic: whether the sampler puts noise of its own into the latent. batch: the run's own; what it has learnt of
-        memory holds for all phases. solver, weights: where they are not the plan's own.
+        memory holds for all phases. solver, weights: where they are not the plan's own. guided: whether a negative prompt
+        that a host brings along, though it takes no part at CFG 1, is asked.
         """
         params, weights = self.params, weights or self.params.weights
         residual: Residual
@@ -171,7 +182,8 @@ class Plan:
         )  # fmt: skip
         return PhaseEngine(
             residual, fusion, step_starts(solver or self.phase_solver or self.solver, self.phase_steps),
-            lambda step: [step_generator(seed, phase.number, step) for seed in seeds], params.guiding,
+            lambda step: [step_generator(seed, phase.number, step) for seed in seeds],
+            params.guiding if guided else UNGUIDED,
         )  # fmt: skip
 
     def enlarge(

@@ -41,6 +41,10 @@ class Order:
     guidance: float = 5.0
 
     @property
+    def guidance_in_phases(self) -> float:
+        return self.params.cfg_in_phases(self.guidance)
+
+    @property
     def base_lat(self) -> tuple[int, int]:
         return self.height_px // LATENT_PX, self.width_px // LATENT_PX
 
@@ -92,6 +96,7 @@ class Drawing:
         self.plan = Plan(
             order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps).levels_t(),
             images=len(order.prompts), passes=passes(self.model, order.guidance), phase_solver=self.phase_sampler.solver,
+            passes_of_phases=passes(self.model, order.guidance_in_phases),
             levels_of_phases=lambda steps, start: self._phase_solver(steps, start).levels_t(),
         )  # fmt: skip
         self.batch = window_batch(order.params.window_batch, self.model.device)
@@ -122,8 +127,12 @@ class Drawing:
     @torch.no_grad()
     def phases(self) -> Iterator[Finished]:
         """The base image's latent, and each phase's as soon as it is finished; or the saved one's, and those after it."""
-        self.cond = encode(self.model, self.order.prompts)
-        self.uncond = encode_negative(self.model, [self.order.negative] * len(self.order.prompts))
+        order, count = self.order, len(self.order.prompts)
+        own, own_negative = order.params.phase_prompt, order.params.phase_negative
+        self.cond = encode(self.model, order.prompts)
+        self.uncond = encode_negative(self.model, [order.negative] * count)
+        self.phase_cond = encode(self.model, [own] * count) if own else self.cond
+        self.phase_uncond = encode_negative(self.model, [own_negative] * count) if own_negative else self.uncond
         done = self._saved() if self.saved else self._base()
         yield done
         base = centre_crop(done.latent, *self.plan.base_lat) if done.number == 1 else done.latent
@@ -164,7 +173,7 @@ class Drawing:
         engine = self._engine(phase, previous, before)
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
-            self.model, self.cond, self.uncond, self.order.guidance, told,
+            self.model, self.phase_cond, self.phase_uncond, self.order.guidance_in_phases, told,
             engine=engine, base_lat=self.plan.base_lat, progress=self.progress,
         )  # fmt: skip
         start = engine.residual.noised(solver.start.alpha, solver.start.sigma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -31,8 +32,13 @@ def infotext(drawing: Drawing, index: int) -> str:
         "Size": f"{order.width_px}x{order.height_px}", "Model": drawing.model.name, **order.params.to_infotext(),
     }  # fmt: skip
     lines = [order.prompts[index]] + ([f"Negative prompt: {order.negative}"] if order.negative else [])
-    text = "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in named.items())])
+    text = "\n".join([*lines, ", ".join(f"{key}: {_quoted(str(value))}" for key, value in named.items())])
     return text.encode("utf-8", "replace").decode()  # a model's folder may have a name of any bytes
+
+
+def _quoted(text: str) -> str:
+    """As the webui writes a value that holds what its line is parted by, and reads it again."""
+    return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
 def save(images: Sequence[Image.Image], paths: Sequence[Path], drawing: Drawing) -> None:

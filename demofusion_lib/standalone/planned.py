@@ -78,7 +78,7 @@ def rows_at_once(drawing: Drawing, phase: Phase, row: int) -> float:
 def rows_of(drawing: Drawing) -> tuple[int, int]:
     """How many rows an evaluation of a phase has at most, and how many each has a multiple of."""
     plan, guiding = drawing.plan, drawing.plan.params.guiding
-    negatives = plan.images * (plan.passes - 1)
+    negatives = plan.images * (plan.phase_passes - 1)
     alike = guiding.alike([1.0] * plan.images + [None] * negatives)
     if not any(guiding.in_windows(t) for t in plan.phase_levels):
         negatives = 0

@@ -93,6 +93,7 @@ class Climb:
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
+            self.lent.enter_context(sampler.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             ahead = self.plan.phases[number - 1 :]
             coder = Coder(p, self.plan.params.vae, self._tell, self.progress.enlarging)

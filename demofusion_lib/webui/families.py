@@ -16,6 +16,9 @@ from modules import sd_samplers, shared
 from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps, first_sigma
 from .standin import StandIn, loaded, sampler_for
 
+GUIDED_ALWAYS = ("ddim_cfgpp",)
+"""Solvers that take the CFG scale for a twelfth of it, and step along the negative prompt's noise."""
+
 
 class Shortened:
     """The host's inner model as its schedulers see it, with the noise levels from one timestep down to another."""
@@ -240,6 +243,11 @@ def ending_with_its_timesteps(solver: Any) -> Any:
 def solver_name(sampler: Any) -> str:
     """The name of the function that does the sampling."""
     return getattr(sampler.func, "__name__", str(sampler.func))
+
+
+def is_guided(solver: str, cfg: float) -> bool:
+    """Whether the negative prompt has a say; at CFG 1 it cancels out."""
+    return cfg != 1 or solver in GUIDED_ALWAYS
 
 
 def family_of(sampler: Any) -> SigmaFamily | TimestepFamily:

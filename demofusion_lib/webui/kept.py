@@ -74,15 +74,17 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
     if not run.params.keep_phases:
         return
     decoded = decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)
+    batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
+    prompts = p.all_prompts[batch]  # with what they name of extra networks, which `p.prompts` is without
     for i, tensor in enumerate(decoded):
         image, place = to_image(tensor), Place(phase_number, p.iteration, i)
-        text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
+        text = create_infotext(p, prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
         file = None
         if saves(p):
             try:
-                file = save(p, place, image, text)
+                file = save(p, place, image, prompts[i], text)
             except OSError as error:  # a full disk ends no run: the picture is shown still
                 tell(
                     p,
@@ -92,13 +94,13 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
         run.kept.images.append(KeptImage(place, image, text, file))
 
 
-def save(p: Any, place: Place, image: Image.Image, text: str) -> str:
+def save(p: Any, place: Place, image: Image.Image, prompt: str, text: str) -> str:
     """The file that was written."""
     before = vars(p).get("batch_index")
     p.batch_index = i = place.image  # patterns of file names ask for it
     try:
         file, _ = images.save_image(
-            image, p.outpath_samples, "", p.seeds[i], p.prompts[i], shared.opts.samples_format,
+            image, p.outpath_samples, "", p.seeds[i], prompt, shared.opts.samples_format,
             info=text, p=p, suffix=suffix(place.phase),
         )  # fmt: skip
     finally:

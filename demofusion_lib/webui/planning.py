@@ -10,7 +10,7 @@ from ..params import LATENT_PX, Params, SettingsError
 from ..plan import Levels, Plan
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases
-from .families import family_of, plain_sampler, solver_name
+from .families import family_of, is_guided, plain_sampler, solver_name
 from .options import check_side
 from .tiling import wraps
 
@@ -47,6 +47,7 @@ def plan_of(p: Any, settings: Params) -> Plan:
     return Plan(
         settings, latent_size(p), p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
         phase_solver=phase_solver, levels_of_phases=levels_of_phases,
+        passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,16 +17,16 @@ from .checks import sampler_is_stochastic
 from .choices import asking, names_in_phases
 from .conditions import CropCorner
 from .denoiser import InstalledEngine
-from .families import family_of, plain_sampler, solver_name
+from .families import family_of, is_guided, plain_sampler, solver_name
 from .hypertile import HyperTile
 from .others import extension_of
 from .progress import Progress
-from .prompts import in_phases, may_change
+from .prompts import Texts, activated, in_phases, may_change
 from .tiling import Convolutions, as_they_are, wraps
 
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
-    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler",
+    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler", "cfg_scale",
 )  # fmt: skip
 """What a phase sets on the host's processing object; everything is put back, whatever happens."""
 SCHEDULE_KEY = "Schedule type"
@@ -152,6 +153,11 @@ class PhaseSampler:
         self.new_model = back_to_base_model(p)
         if p.sampler is None:
             tell_as_base(p)
+        self.texts = Texts.of(p, plan.params)
+
+    def networks(self) -> AbstractContextManager[None]:
+        """The extra networks that the phases' prompts name, for as long as they are drawn."""
+        return activated(self.p, self.texts.networks)
 
     def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
@@ -162,12 +168,14 @@ class PhaseSampler:
 
     def _set_conditions(self, phase: Phase) -> None:
         """Prompts encoded for the phase's own number of evaluations, for its place in the run and the size that SDXL is told."""
-        p, steps = self.p, self.plan.phase_steps
+        p, steps, texts = self.p, self.plan.phase_steps, self.texts
+        p.cfg_scale = self.plan.params.cfg_in_phases(p.cfg_scale)
+        p.prompts, p.negative_prompts = texts.prompts, texts.negatives
         p.refiner_checkpoint_info = None
         before = p.steps, p.sampler_name
         p.sampler_name, p.scheduler = names_in_phases(p, self.plan.params)
         same = (steps, p.sampler_name) == before or not may_change((*p.prompts, *p.negative_prompts))
-        if not self._move_times() and same and not p.sd_model.is_sdxl and not self.new_model:
+        if not self._move_times() and same and not texts.own and not p.sd_model.is_sdxl and not self.new_model:
             p.steps = steps
             return
         base = p.height, p.width
@@ -200,6 +208,7 @@ class PhaseSampler:
         engine = self.plan.engine(
             phase, previous, before, noise, list(p.seeds),
             stochastic=sampler_is_stochastic(p, sampler), batch=self.batch, solver=solver_name(sampler),
+            guided=self._guided(sampler),
         )  # fmt: skip
         if p.scripts is not None:
             p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
@@ -219,6 +228,11 @@ class PhaseSampler:
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def _guided(self, sampler: Any) -> bool:
+        """Whether the negative prompt has a say: also where the weights of a prompt's parts don't add up to 1."""
+        weights = (sum(part.weight for part in parts) for parts in self.p.c.batch)
+        return is_guided(solver_name(sampler), self.p.cfg_scale) or any(abs(weight - 1) > 1e-6 for weight in weights)
 
     def _tell_of_faults(self, fusion: PhaseFusion) -> None:
         """What went wrong in a phase and was mended."""

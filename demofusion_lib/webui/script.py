@@ -24,6 +24,7 @@ from .processing import (
     run_of,
     why_nothing,
 )
+from .prompts import to_infotext
 from .refusal import refusal, refuse
 from .resuming import resumed
 from .ui import accordion, paste_fields
@@ -135,7 +136,7 @@ def prepare(p: Any, settings: Params) -> None:
             tell(p, run.notes, nothing)
         return
     replace_hires_fix(p, run)
-    p.extra_generation_params.update(settings.to_infotext())
+    p.extra_generation_params.update(to_infotext(p, settings))
     attach(p, run)
 
 

@@ -31,6 +31,8 @@ ROWS = (
     ("residual", "window_weight"),
     ("guidance", "guidance_until"),
     ("phase_sampler", "phase_scheduler"),
+    ("phase_cfg",),
+    ("phase_prompt", "phase_negative"),
     ("enlarge", "vae", "window_batch"),
     ("resume",),
 )
@@ -65,6 +67,8 @@ def component(setting: Setting, value: Any) -> Any:
         return gr.Dropdown(choices=list(setting.choices), **common)
     if setting.names:
         return gr.Dropdown(choices=offered(setting), **common)
+    if setting.is_prompt:
+        return gr.Textbox(lines=2, **common)
     if setting.is_text:
         return gr.Textbox(max_lines=1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)

@@ -44,7 +44,7 @@ def axis(module: Any, setting: Setting) -> Any:
     choices = None
     if setting.kind is bool:
         choices = partial(list, ("True", "False"))
-    elif setting.kind is str:
+    elif setting.kind is str and not setting.is_prompt:
         choices = partial(offered, setting) if setting.names else partial(list, setting.choices)
     type_ = setting.kind if setting.kind in (int, float) else str
     return module.AxisOptionTxt2Img(

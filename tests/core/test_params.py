@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import math
 import random
 import re
@@ -63,6 +65,9 @@ FROZEN = [
     ("phase_sampler", "demofusion_phase_sampler", "DemoFusion phase sampler", "same"),
     ("phase_scheduler", "demofusion_phase_scheduler", "DemoFusion phase scheduler", "same"),
     ("enlarge", "demofusion_enlarge", "DemoFusion enlarge", "latent"),
+    ("phase_cfg", "demofusion_phase_cfg", "DemoFusion phase cfg", 0.0),
+    ("phase_prompt", "demofusion_phase_prompt", "DemoFusion phase prompt", ""),
+    ("phase_negative", "demofusion_phase_negative", "DemoFusion phase negative", ""),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN} | {"preset": "none"}
 """Of everything, where no preset is named: the authors'."""
@@ -101,6 +106,9 @@ OTHER = {
     "phase_sampler": "DPM++ 2M",
     "phase_scheduler": "Karras",
     "enlarge": "pixels",
+    "phase_cfg": 7.5,
+    "phase_prompt": "a cat",
+    "phase_negative": "blurry",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -356,14 +364,34 @@ def test_every_choice_is_allowed(setting: Setting) -> None:
 
 # -- the infotext
 
-HOST_FIELD = re.compile(r"\s*(\w[\w \-/]+):\s*([^,]*)(?:,|$)")
+PROMPTS = [
+    "", "a cat", "a cat, a dog", "(sky:1.2), [a:b:0.5] AND (sea) :0.7", "<lora:name:0.8> cat", "first\nsecond, third",
+    'say "cheese", he said', '"red"', '"red", "blue"', '"a" b "c"', '"', "512x512", "a\\b, \\(c\\)", "\N{FAMILY}\N{ZERO WIDTH JOINER}\N{GIRL}",
+    "\N{LINE SEPARATOR}x", "Steps: 20, Seed: 5", "Negative prompt: x", "tab\there", "x" * 100_000,
+]  # fmt: skip
+"""Of the phases: whatever stands in them, the infotext gives it back."""
+
+HOST_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SIZE = re.compile(r"^(\d+)x(\d+)$")
 
 
 def through_infotext(params: Params) -> Params:
-    """As one line among the host's own fields, read back as the host reads it: by name, colon and comma."""
+    """As one line among the host's own fields, read back as the host reads it (1.10.1): by name, colon and comma; in quotes
+    what has one of those or a line break within. It takes quotes off those too that it hasn't set, and parts what looks
+    like a size."""
     fields_written = {"Steps": "20", "Size": "512x512", **params.to_infotext(), "Version": "v1.10.1"}
-    line = ", ".join(f"{key}: {value}" for key, value in fields_written.items())
-    return Params.from_infotext(dict(HOST_FIELD.findall(line)))
+    quoted = {
+        key: json.dumps(value, ensure_ascii=False) if re.search("[,:\n]", value) else value
+        for key, value in fields_written.items()
+    }
+    line = ", ".join(f"{key}: {value}" for key, value in quoted.items())
+    found = {}
+    for key, value in HOST_FIELD.findall(line):
+        if value and value[0] == value[-1] == '"':
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
+        found[f"{key}-1" if SIZE.match(value) else key] = value
+    return Params.from_infotext(found)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
@@ -400,6 +428,8 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
         values += [source.uniform(setting.low, setting.high) for _ in range(50)]
     elif setting.kind is int:
         values = range(int(setting.low), int(setting.high) + 1, int(setting.step))
+    elif setting.is_prompt:
+        values = PROMPTS
     elif setting.names:
         values = ["same", "Euler a", "DPM++ 2M SDE Heun", "x" * 1000]
     else:
@@ -571,3 +601,22 @@ def test_the_table_has_a_row_for_every_setting() -> None:
             setting.allowed,
             setting.help,
         ]
+
+
+def test_line_breaks_of_prompts_are_one_kind_and_what_surrounds_them_is_taken_off() -> None:
+    params = Params.from_names({"phase_prompt": " a\r\nb\rc\n\n", "phase_negative": "\n"})
+    assert (params.phase_prompt, params.phase_negative) == ("a\nb\nc", "")
+
+
+@pytest.mark.parametrize("name", ["phase_prompt", "phase_negative"])
+@pytest.mark.parametrize("value", ["x" * 100_001, "\ud800", "a\0b", None, 3, ["a"]], ids=lambda v: repr(v)[:12])
+def test_what_is_no_prompt_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as error:
+        Params.from_names({name: value})
+    told = f"{name} is {quoted(value)}, allowed: text of up to 100000 characters, or nothing"
+    assert str(error.value) == f"DemoFusion: {told}"
+
+
+def test_the_phases_guidance_is_the_base_images_unless_told() -> None:
+    assert Params.from_names({}).cfg_in_phases(7.5) == 7.5
+    assert Params.from_names({"phase_cfg": 1}).cfg_in_phases(7.5) == 1

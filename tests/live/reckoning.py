@@ -246,7 +246,25 @@ def mistakes(right: Told) -> dict[str, Told]:
     }
 
 
-def reckon(p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int]) -> list[dict[str, float]]:
+Own = tuple[str, str, float]
+"""Prompt, negative prompt and CFG scale of the phases."""
+
+
+def askings(p: Any, own: Own | None) -> dict[str, tuple[Model, float]]:
+    """With what the UNet is asked in the phases, and under which guidance; and what else it could be, the base image's."""
+    base = p.prompt, p.negative_prompt, p.cfg_scale
+    asked = {"right": own or base}
+    if own:
+        for i, name in enumerate(("prompt", "negative prompt", "guidance")):
+            others = (*own[:i], base[i], *own[i + 1 :])
+            if others != own and (name != "negative prompt" or own[2] != 1):
+                asked[f"the base image's {name}"] = others
+    return {name: (Model(prompt, negative), cfg) for name, (prompt, negative, cfg) in asked.items()}
+
+
+def reckon(
+    p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int], own: Own | None = None
+) -> list[dict[str, float]]:
     """For each phase, how far the webui's latent is from the one reckoned here, by what SDXL is told in the latter.
 
     told_px: the `(height, width)` for each phase. origin_px: the crop corner of the whole picture, `(top, left)`.
@@ -255,17 +273,23 @@ def reckon(p: Any, told_px: list[tuple[int, int]], origin_px: tuple[int, int]) -
         process_images(p)
     base, *phases = samplings
     assert len(phases) == len(told_px), f"{len(phases)} phases, {len(told_px)} expected"
-    model, window, last = Model(p.prompt, p.negative_prompt), base.latent.shape[2:], base.latent
+    asked, window, last = askings(p, own), base.latent.shape[2:], base.latent
+    model, cfg = asked["right"]
     answers = []
     for s, (seen, size) in enumerate(zip(phases, told_px), start=2):
         z_prev = F.interpolate(last, size=seen.latent.shape[2:], mode="bicubic")
         right = Told(size, lambda top, left: (origin_px[0] + PX * top, origin_px[1] + PX * left), origin_px)
         tellings = {"right": right, **(mistakes(right) if shared.sd_model.is_sdxl else {})}
         with torch.no_grad():
-            answers.append({
-                name: apart(seen.latent, phase(model, z_prev, int(p.seed), p.cfg_scale, p.steps, s, window, seen, told))
+            answer = {
+                name: apart(seen.latent, phase(model, z_prev, int(p.seed), cfg, p.steps, s, window, seen, told))
                 for name, told in tellings.items()
-            })  # fmt: skip
+            }
+            answer |= {
+                name: apart(seen.latent, phase(other, z_prev, int(p.seed), scale, p.steps, s, window, seen, right))
+                for name, (other, scale) in asked.items() if name != "right"
+            }  # fmt: skip
+            answers.append(answer)
         last = brought_to(seen.latent, *statistics(base.latent))
     return answers
 
@@ -335,12 +359,15 @@ def few_steps(
     return x
 
 
-def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool, bool]) -> dict[str, float]:
+def reckon_few(
+    p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool, bool], own: Own | None = None
+) -> dict[str, float]:
     """The same for one phase of few steps at twice the size, and with each of its parts left out."""
     with recorded() as samplings:
         process_images(p)
     base, seen = samplings
-    model, right = Model(p.prompt, p.negative_prompt), Few(*few)
+    asked, right = askings(p, own), Few(*few)
+    model, cfg = asked["right"]
     told = Told(told_px, lambda top, left: (PX * top, PX * left), (0, 0))
     variants = {
         "right": right, "another start": right._replace(start=right.start + 1), "guidance that ends elsewhere": right._replace(until=0 if right.until else 300),
@@ -348,7 +375,11 @@ def reckon_few(p: Any, told_px: tuple[int, int], few: tuple[float, float, float,
         "no guidance": right._replace(until=1000), "the other guidance": right._replace(low_pass=not right.low_pass),
     }  # fmt: skip
     with torch.no_grad():
-        return {
-            name: apart(seen.latent, few_steps(model, base.latent, int(p.seed), p.cfg_scale, 3, 2, told, variant))
+        answer = {
+            name: apart(seen.latent, few_steps(model, base.latent, int(p.seed), cfg, 3, 2, told, variant))
             for name, variant in variants.items()
         }
+        for name, (other, scale) in asked.items():
+            drawn = few_steps(other, base.latent, int(p.seed), scale, 3, 2, told, right)
+            answer[name] = apart(seen.latent, drawn)
+    return answer

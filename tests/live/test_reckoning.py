@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .client import WebUI
+from .client import REQUEST, WebUI
 
 SCRIPT = "custom code"
 SOURCE = Path(__file__).with_name("reckoning.py")
@@ -24,6 +24,7 @@ exec(compile({source!r}, "reckoning.py", "exec"), names)
 answer = names["{function}"](p, *{arguments!r})
 return Processed(p, [], infotexts=[__import__("json").dumps(answer)])
 """
+Own = tuple[str, str, float]
 AGREE, DIFFER = 1e-6, 1e-5
 """Relative. Float32 carries 6e-8 a step; what SDXL is told is one condition among several."""
 
@@ -78,6 +79,29 @@ def test_the_phases_are_as_reckoned(
         assert nearest == "right" and phase["right"] < AGREE, phase
         others = {mistake: apart for mistake, apart in phase.items() if mistake != "right"}
         assert all(apart >= DIFFER for apart in others.values()), others
+
+
+OWN = ("blue house, (fog:1.3)", "rain", 8.5)
+NAMES = ("phase_prompt", "phase_negative", "phase_cfg")
+
+
+@pytest.mark.parametrize(
+    ("own", "preset"),
+    [(OWN, "none"), (OWN, "draft"), (("", "rain", 0.0), "fast"), ((OWN[0], "", 1.0), "none"), (("", "", 2.5), "draft")],
+    ids=str,
+)
+def test_prompts_and_guidance_of_the_phases_own_are_as_reckoned(exact: WebUI, own: Own, preset: str) -> None:
+    fields = {"width": 96, "height": 64, "steps": 4}
+    settings: dict[str, Any] = {"preset": preset, "jitter": False, "scale": 2, **dict(zip(NAMES, own))}
+    asked = own[0] or REQUEST["prompt"], own[1] or REQUEST["negative_prompt"], own[2] or REQUEST["cfg_scale"]
+    if preset == "none":
+        (answer,) = run(exact, "reckon", ([(128, 192)], (0, 0), asked), settings, fields)
+    else:
+        few = (601.0, 0.25, 300.0 if preset == "draft" else 0.0, preset == "draft", False)
+        settings |= {"enlarge": "latent", "steps": 3}
+        answer = run(exact, "reckon_few", ((128, 192), few, asked), settings, fields)
+    assert answer.pop("right") < AGREE, answer
+    assert all(apart >= DIFFER for apart in answer.values()), answer
 
 
 @pytest.mark.parametrize("enlarge", ["pixels", "latent"])

@@ -207,6 +207,8 @@ def another(name: str) -> list[str]:
         return [flag, {"phase_sampler": "Heun", "phase_scheduler": "Exponential"}[name]]
     if setting.choices:
         return [flag, setting.choices[-1] if setting.default != setting.choices[-1] else setting.choices[0]]
+    if setting.is_prompt:
+        return [flag, "fog"]
     assert setting.high is not None
     other = "2" if name == "scale" else "0" if setting.default else f"{min(setting.high, 64):g}"
     return [flag, other]

@@ -13,7 +13,7 @@ CHANGED = {
     "window_batch": 8, "sdxl_size": "phase", "keep_phases": True, "skip_residual": False, "dilated": False,
     "vae": "host", "save_phases": False, "resume": "", "start": 601, "residual": "x0", "gate": 0.1, "window_weight": "gaussian",
     "guidance": "low-pass", "guidance_until": 300, "preset": "fast", "phase_sampler": "DPM++ 2M",
-    "phase_scheduler": "Karras", "enlarge": "pixels",
+    "phase_scheduler": "Karras", "enlarge": "pixels", "phase_cfg": 2.0, "phase_prompt": "sea, sun", "phase_negative": "fog",
 }  # fmt: skip
 
 

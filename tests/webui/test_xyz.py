@@ -81,7 +81,7 @@ def test_there_is_an_axis_for_every_setting_that_a_picture_depends_on(host, plot
         axis = option(plot, "Enabled" if name == "enabled" else setting.label)
         assert type(axis) is OptionTxt2Img  # there is none of us in img2img
         assert axis.type is (setting.kind if setting.kind in (int, float) else str)
-        assert (axis.choices is None) == (setting.kind in (int, float))
+        assert (axis.choices is None) == (setting.kind in (int, float) or setting.is_prompt)
     assert option(plot, "Preset").choices() == list(host.params.BY_NAME["preset"].choices)
     assert option(plot, "Window jitter").choices() == ["True", "False"]
     assert option(plot, "Phase sampler").choices() == ["same", *(s.name for s in host.sd_samplers.all_samplers)]

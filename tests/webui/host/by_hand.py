@@ -89,6 +89,7 @@ class Guided:
         params: Any, before: torch.Tensor, base_lat: tuple[int, int],
     ):  # fmt: skip
         self.params, self.before, self.base_lat = params, before, base_lat
+        self.cfg = params.phase_cfg or CFG
         self.family = family
         self.wrap = wrap
         self.model = model
@@ -111,12 +112,12 @@ class Guided:
             rows = torch.cat([x, x])
             raw = self.engine.fusion(rows, [*images, *images], t, 0.0, predict)
             cond, uncond = (skip * rows + out * raw).chunk(2)
-            answer = uncond + CFG * (cond - uncond)
+            answer = uncond + self.cfg * (cond - uncond)
         else:
             answer = skip * x + out * self.engine.fusion(x, images, t, 0.0, predict)
         answer = self.denoised(x, answer, alpha, sigma)
         if self.params.guidance == "low-pass" and guided:
-            answer = answer + (CFG - 1) * bicubic(self.low_difference(x, t, alpha, sigma), x)
+            answer = answer + (self.cfg - 1) * bicubic(self.low_difference(x, t, alpha, sigma), x)
         if self.params.residual == "x0" and self.params.skip_residual:
             weight = ((1 + math.cos(math.pi * (1 - t / 1000))) / 2) ** self.params.a1
             missing = self.before - F.adaptive_avg_pool2d(answer, self.before.shape[-2:])

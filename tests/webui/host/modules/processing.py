@@ -180,7 +180,10 @@ class StableDiffusionProcessing:
         count = self.batch_size * self.n_iter
         self.all_prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt] * count
         negative = self.negative_prompt
-        self.all_negative_prompts = negative if isinstance(negative, list) else [negative] * len(self.all_prompts)
+        negatives = negative if isinstance(negative, list) else [negative] * len(self.all_prompts)
+        apply = shared.prompt_styles
+        self.all_prompts = [apply.apply_styles_to_prompt(text, self.styles) for text in self.all_prompts]
+        self.all_negative_prompts = [apply.apply_negative_styles_to_prompt(text, self.styles) for text in negatives]
 
     def cached_params(self, required_prompts, steps, extra_network_data, hires_steps=None, use_old_scheduling=False):
         """What a cached condition depends on."""
@@ -291,7 +294,7 @@ def create_infotext(
             if isinstance(value, list):
                 params[key] = value[index]
             elif callable(value):
-                params[key] = value(p=p, index=index, prompt_text=all_prompts[index])
+                params[key] = value(p=p, index=index, prompt_text=all_prompts[index], negative_prompt=negative)
         except Exception:
             errors.report(f'Error creating infotext for key "{key}"', exc_info=True)
             params[key] = None
