@@ -29,6 +29,8 @@ from .core import (
 from .presets import DEFAULT, NONE, PRESETS
 
 TITLE = "DemoFusion Hires"
+"""The script's name in the API, which is public. The accordion is labelled DemoFusion, as the method is called; another
+extension has a script of that very title, and the host knows scripts by their titles."""
 LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
 MAX_SCALE = 8.0
 FULL_START = 1000
@@ -89,6 +91,7 @@ class Setting:
     told: whether the infotext tells of it; what leaves the picture as it is and belongs to one run alone is not told.
     names: what a text names one of, a sampler say. Which there are is known to the host alone, which checks it.
     is_prompt: of a text that may be long and of several lines.
+    words: the choices as a page shows them, in their order; everywhere else they are called what they are.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Setting:
     told: bool = True
     names: str = ""
     is_prompt: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def is_text(self) -> bool:
@@ -217,7 +221,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("scale", "Scale", 2.0, "How many times the base image's width and height to draw; 1 leaves the image as it is.", 1, MAX_SCALE, 0.05),
     Setting("target_width", "Target width", 0, "Width of the result in pixels instead of a scale; 0 follows the scale or the target height.", 0, 16384, 8),
     Setting("target_height", "Target height", 0, "Height of the result in pixels instead of a scale; 0 follows the scale or the target width. A target of another shape crops the base image.", 0, 16384, 8),
-    Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=PLANS),
+    Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=PLANS, words=("every whole scale (paper)", "doublings", "one jump")),
     Setting("steps", "Steps per phase", 0, "Sampling steps of each phase; 0 takes as many as the base image.", 0, 150, 1),
     Setting("a1", "Skip residual decay", 3.0, "How early a phase lets go of the phase before; larger values let go sooner.", 0, 10, 0.1),
     Setting("a2", "Dilation decay", 1.0, "How early the global path hands over to the windows; larger values hand over sooner.", 0, 10, 0.1),
@@ -226,25 +230,25 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("blur", "Blur", 0.8, "Standard deviation of the global path's Gaussian at full noise, in latent cells; 0 turns it off.", 0, 5, 0.05),
     Setting("overlap", "Window overlap", 0.5, "Share of a window that its neighbour covers too; less is faster and shows seams.", 0, 0.9, 0.05),
     Setting("jitter", "Window jitter", True, "Shift the windows at random in every step, so that no seam stays in one place."),
-    Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=BORDERS),
+    Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=BORDERS, words=("inside the picture", "over its edges (paper)")),
     Setting("window_batch", "Window batch", 0, "Windows the model gets at once, each prompt and negative prompt counted; 0 takes as many as fit and pay. Where memory runs out, the batch is halved and the step goes on.", 0, 64, 1),
-    Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS),
+    Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS, words=("final picture (paper)", "each phase", "base image")),
     Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
     Setting("skip_residual", "Skip residual", True, "Pull every step towards the phase before; off lets each window draw on its own, and objects repeat."),
     Setting("dilated", "Dilated sampling", True, "Denoise the whole image as interleaved small ones too, for the global layout; off leaves the windows alone."),
-    Setting("vae", "VAE", "auto", "How the phases' pictures are decoded: exact by tiles where its planes fit, estimated by tiles where they don't; exact or estimated in any case; or by the host in one piece.", choices=VAES),
+    Setting("vae", "VAE", "auto", "How the phases' pictures are decoded: exact by tiles where its planes fit, estimated by tiles where they don't; exact or estimated in any case; or by the host in one piece.", choices=VAES, words=("automatic", "exact tiles", "estimated tiles", "the webui's own")),
     Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well.", told=False),
     Setting("resume", "Resume", "", "The file that an ended run has saved, to go on from its last finished phase with the same settings.", told=False),
     Setting("start", "Start timestep", FULL_START, "The training timestep at which a phase begins: below 1000 its steps are spread evenly from there down, and no step is spent on noise that the residual would take back; 0 finds it from the residual's decay.", 0, FULL_START, 1),
-    Setting("residual", "Residual", "blend", "What a phase is held by: blend pulls the noised latent towards the phase before (the paper's), x0 pulls the low frequencies of each prediction, and suits few steps.", choices=RESIDUALS),
+    Setting("residual", "Residual", "blend", "What a phase is held by: blend pulls the noised latent towards the phase before (the paper's), x0 pulls the low frequencies of each prediction, and suits few steps.", choices=RESIDUALS, words=("blend of the noisy pictures (paper)", "low frequencies of each prediction")),
     Setting("gate", "Path threshold", 0.0, "The windows or the dilated sub-images are left out of steps in which their share is smaller than this.", 0, 0.5, 0.01),
-    Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=WINDOW_WEIGHTS),
-    Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES),
+    Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=WINDOW_WEIGHTS, words=("all alike (paper)", "fading out (sine)", "fading out (Gaussian)")),
+    Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES, words=("in every window (paper)", "one pass of the base's size")),
     Setting("guidance_until", "Guidance ends", 0, "The timestep below which the phases follow the prompt alone, without guidance; 0 guides to the end.", 0, 1000, 1),
-    Setting("preset", "Preset", DEFAULT, "Sets other settings at once: paper is the whole method; fine, fast and draft take few steps; none sets nothing. What is set besides counts before it.", choices=tuple(PRESETS)),
+    Setting("preset", "Preset", DEFAULT, "Sets other settings at once: paper is the whole method; fine, fast and draft take few steps; none sets nothing. What is set besides counts before it.", choices=tuple(PRESETS), words=("none", "paper", "fine (few steps)", "fast", "draft")),
     Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
     Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
-    Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS),
+    Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS, words=("latent (paper)", "finished picture")),
     Setting("phase_cfg", "Phase CFG scale", 0.0, "How closely the phases follow their prompt; 0 takes the base image's CFG scale. At 1 the negative prompt has no say and is not asked, which saves half the time.", 0, 30, 0.5),
     Setting("phase_prompt", "Phase prompt", "", "What the phases draw; empty takes the base image's prompt. Styles are added, and extra networks that it names take the place of the base image's, as in Hires. fix.", is_prompt=True),
     Setting("phase_negative", "Phase negative prompt", "", "What the phases do not draw; empty takes the base image's negative prompt.", is_prompt=True),

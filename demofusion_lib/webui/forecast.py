@@ -47,6 +47,7 @@ class Forecast:
     those of its base images. seconds: None before this machine has drawn anything.
     memory_bytes: on the device at the most, beside what the network takes for the windows that it gets at once, which is
     never more than there is: None where the model is not loaded. fits: whether the picture can be decoded, None: unknown.
+    far: whether the base image is far from the size that the model was trained on.
     mistakes: by setting, in the page's words; under "" what is wrong with the base image. error: the same for the API.
     """
 
@@ -65,6 +66,7 @@ class Forecast:
     warnings: list[str] = field(default_factory=list)
     mistakes: dict[str, str] = field(default_factory=dict)
     error: SettingsError | None = None
+    far: bool = False
     family: str = ""
     checkpoint: str = ""
     enabled: bool = False
@@ -154,6 +156,7 @@ def forecast(
         return refused(told, [*errors, mistake])
     told.sizes = [pixels(size) for size in (latent_size(p), *((f.height_lat, f.width_lat) for f in phases))]
     told.warnings += warnings_of(p, settings, base_lat, found, enable_hr, bool(phases))
+    told.far = bool(far_from_native(p, found))
     if base_lat != latent_size(p):
         told.cropped = f"cropped to {size_text(*base_lat)}"
     if not phases:

@@ -8,6 +8,7 @@ from typing import Any
 from modules import errors, scripts
 
 from ..params import SETTINGS, TITLE, Params
+from .following import Following
 from .formats import make_savable
 from .kept import append_kept, await_file, name_file
 from .notes import NOTE_KEY, tell
@@ -38,6 +39,7 @@ class DemoFusionScript(scripts.Script):
     def __init__(self) -> None:
         """The host makes its scripts when all are loaded, and before any makes its page: without a page too, where the
         callback before it comes too late."""
+        self.following = Following()
         try:
             add_axes()
         except Exception:  # of another host's plot: its own axes are there still
@@ -50,10 +52,14 @@ class DemoFusionScript(scripts.Script):
         return False if is_img2img else scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        components = accordion()
+        components = accordion(self.following)
         self.infotext_fields = paste_fields(components)
         self.paste_field_names = [setting.key for setting in SETTINGS]
         return components
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Of every component of the page, in turn."""
+        self.following.made(component)
 
     def before_process(self, p: Any, *args: Any) -> None:
         """The host logs what is raised here and goes on, so that an error is kept for `p.sample` to raise."""

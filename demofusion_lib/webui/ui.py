@@ -3,43 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from modules import shared
-from modules.ui_components import InputAccordion
+from modules.ui_components import FormRow, InputAccordion, ToolButton
 
 from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError, preset_values
 from ..presets import DEFAULT, NONE, PRESETS
 from .choices import offered
+from .following import Following
 
 ENABLED = SETTINGS[0]
 KEPT = "customscript/demofusion.py/txt2img/"
 """What the webui keeps of our page, in its `ui-config.json`."""
-ROWS = (
-    ("scale", "preset"),
-    ("plan", "steps"),
-    ("target_width", "target_height"),
-    ("a1", "a2", "a3"),
-    ("blur", "overlap"),
-    ("border", "sdxl_size"),
-    ("skip_residual", "dilated", "jitter"),
-    ("step_normalised", "keep_phases", "save_phases"),
-    ("start", "gate"),
-    ("residual", "window_weight"),
-    ("guidance", "guidance_until"),
-    ("phase_sampler", "phase_scheduler"),
-    ("phase_cfg",),
-    ("phase_prompt", "phase_negative"),
-    ("enlarge", "vae", "window_batch"),
-    ("resume",),
-)
-"""Where the settings stand on the page. Their order among the API's arguments is the table's."""
+TARGET = ("target_width", "target_height")
 
+Rows = tuple[tuple[str, ...], ...]
+GROUPS: dict[str, Rows] = {
+    "Phases": (
+        ("plan",),
+        ("steps", "start"),
+        ("phase_sampler", "phase_scheduler"),
+        ("phase_cfg",),
+        ("phase_prompt", "phase_negative"),
+        ("enlarge",),
+    ),
+    "Method": (
+        ("skip_residual", "a1"),
+        ("residual",),
+        ("step_normalised",),
+        ("dilated", "a2"),
+        ("blur", "a3"),
+        ("gate",),
+        ("guidance",),
+        ("guidance_until",),
+    ),
+    "Windows": (("jitter", "overlap"), ("window_weight",), ("border",), ("sdxl_size",)),
+    "Memory": (("vae",), ("window_batch",), ("save_phases", "resume")),
+}
+"""What stands in which of the closed accordions, by row. A setting that is named nowhere comes last in the first."""
+FIRST = ("preset", "scale", *TARGET, "keep_phases")
+"""What is always to be seen. The settings' order among the API's arguments is the table's."""
+
+SWITCH, LOCK = "\U000021c5", "\U0001f512"  # the first is the host's own
+TIPS = {"switch": "Switch target width/height", "lock": "Keep the target's aspect ratio while one side is changed"}
 
 SET_BY_PRESETS = tuple(s.name for s in SETTINGS if any(s.name in values for values in PRESETS.values()))
+
+
+def groups() -> dict[str, Rows]:
+    """`GROUPS` with every setting of the table."""
+    placed = {ENABLED.name, *FIRST, *(name for rows in GROUPS.values() for row in rows for name in row)}
+    rest = tuple((s.name,) for s in SETTINGS if s.name not in placed)
+    first = next(iter(GROUPS))
+    return GROUPS | {first: (*GROUPS[first], *rest)}
 
 
 def choose(preset: str) -> list[Any]:
@@ -64,28 +84,67 @@ def component(setting: Setting, value: Any) -> Any:
     if setting.kind is bool:
         return gr.Checkbox(**common)
     if setting.choices:
-        return gr.Dropdown(choices=list(setting.choices), **common)
+        return worded(gr.Radio(choices=list(setting.choices), **common), setting)
     if setting.names:
         return gr.Dropdown(choices=offered(setting), **common)
     if setting.is_prompt:
-        return gr.Textbox(lines=2, **common)
+        return gr.Textbox(lines=2, placeholder=EMPTY, **common)
     if setting.is_text:
         return gr.Textbox(max_lines=1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
 
 
-def accordion() -> list[Any]:
+EMPTY = "empty: as the base image"
+
+
+def worded(part: Any, setting: Setting) -> Any:
+    """Shows the choices in their words, on the page alone: the host looks among the choices for the value that it has kept."""
+    words = list(zip(setting.words or setting.choices, setting.choices))
+    configured = part.get_config
+    part.get_config = lambda: {**configured(), "choices": words}
+    return part
+
+
+def accordion(following: Following) -> list[Any]:
     """The components in the table's order, which is the order of the API's arguments."""
     values = preset_values(first_preset())
+    parts: dict[str, Any] = {}
+
+    def place(*names: str) -> None:
+        parts.update((name, component(BY_NAME[name], values[name])) for name in names)
+
     with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=ENABLED.elem_id, tooltip=ENABLED.help) as enabled:
-        parts = {ENABLED.name: enabled}
-        for names in ROWS:
-            with gr.Row():
-                parts.update((name, component(BY_NAME[name], values[name])) for name in names)
+        parts[ENABLED.name] = enabled
+        place("preset")
+        place("scale")
+        gr.HTML('<div class="demofusion-line" role="status"></div>')
+        buttons = list(target(place))
+        place("keep_phases")
+        for label, rows in groups().items():
+            with gr.Accordion(
+                label, open=False, elem_id=f"demofusion-{label.lower()}", elem_classes="demofusion-group"
+            ):
+                for row in rows:
+                    with gr.Row():
+                        place(*row)
     # `input`: chosen by hand. Pasting an infotext sets every part by itself
     chosen = [parts[name] for name in SET_BY_PRESETS]
     parts["preset"].input(choose, inputs=[parts["preset"]], outputs=chosen, show_progress="hidden", queue=False)
-    return [parts[setting.name] for setting in SETTINGS]
+    for button in buttons:
+        button.do_not_save_to_config = True
+    ordered = [parts[setting.name] for setting in SETTINGS]
+    following.place(ordered)
+    return ordered
+
+
+def target(place: Callable[..., None]) -> Iterator[Any]:
+    """The target's sides as the host has the base image's, with what the browser does to both (`javascript/demofusion.js`)."""
+    with FormRow():
+        with gr.Column(elem_id="demofusion-target", scale=4):
+            place(*TARGET)
+        with gr.Column(elem_id="demofusion-target-tools", scale=1, elem_classes="dimensions-tools"):
+            for name, symbol in (("switch", SWITCH), ("lock", LOCK)):
+                yield ToolButton(value=symbol, elem_id=f"demofusion-target-{name}", tooltip=TIPS[name])
 
 
 def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
@@ -101,5 +160,5 @@ def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
     return value
 
 
-def paste_fields(components: list[Any]) -> list[tuple[Any, Callable[[dict[str, Any]], Any]]]:
+def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[str, Any]], Any]]]:
     return [(part, paste(setting)) for part, setting in zip(components, SETTINGS)]

@@ -2,66 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from urllib.parse import urljoin
-from urllib.request import urlopen
-
-import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from demofusion_lib.params import SETTINGS
 
-WEBUI_URL = os.environ.get("WEBUI_URL", "http://127.0.0.1:7861")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1400, "height": 1300})
-    page.goto(WEBUI_URL, wait_until="domcontentloaded")
-    page.wait_for_function("typeof gradio_config !== 'undefined' && document.querySelector('#demofusion_scale[title]')")
-    page.wait_for_timeout(2000)  # the host goes on building the page for a while
-    yield page
-    page.close()
-
-
-def number(page: Page, element: str, value: str) -> None:
-    field = page.locator(f"#{element} input[type=number]").first
-    field.fill(value)
-    field.press("Tab")
-
-
-def prepare(page: Page) -> None:
-    page.fill("#txt2img_prompt textarea", "a red disc")
-    for element, value in {"width": "64", "height": "64", "steps": "4", "seed": "5"}.items():
-        number(page, f"txt2img_{element}", value)
-
-
-def tick(page: Page) -> None:
-    page.locator("#demofusion_enabled .label-wrap").first.click()
-    expect(page.locator("#demofusion_enabled-visible-checkbox")).to_be_checked()
-    expect(page.locator("#demofusion_scale input[type=number]")).to_be_visible()
-
-
-def generate(page: Page) -> None:
-    page.click("#txt2img_generate")
-    page.wait_for_timeout(1500)  # the page shows its Interrupt button from the click until the answer is there
-    expect(page.locator("#txt2img_interrupt")).to_be_hidden(timeout=60_000)
-    page.wait_for_timeout(1000)
-
-
-def picture(page: Page) -> bytes:
-    return urlopen(urljoin(WEBUI_URL, page.locator("#txt2img_gallery img").first.get_attribute("src"))).read()
+from .pages import choose, generate, number, open_groups, picture, prepare, tick
 
 
 def test_every_setting_has_a_tooltip(page: Page) -> None:
@@ -83,6 +28,7 @@ def test_one_tick_draws_the_larger_image(page: Page) -> None:
 def test_reading_generation_parameters_brings_the_same_picture(page: Page) -> None:
     prepare(page)
     tick(page)
+    open_groups(page)
     number(page, "demofusion_scale", "1.5")
     number(page, "demofusion_blur", "1.2")
     page.locator("#demofusion_jitter input").uncheck()
@@ -100,19 +46,15 @@ def test_reading_generation_parameters_brings_the_same_picture(page: Page) -> No
     assert picture(page) == first
 
 
-def choose(page: Page, element: str, value: str) -> None:
-    page.locator(f"#{element} input").first.click()
-    page.locator(f"#{element} ul li").filter(has_text=value).first.click()
-
-
 def test_a_preset_sets_what_it_says(page: Page) -> None:
     """And a setting that is changed after it counts; a picture's infotext brings both back."""
     prepare(page)
     tick(page)
+    open_groups(page)
     number(page, "demofusion_blur", "1.2")
     choose(page, "demofusion_preset", "fast")
     expect(page.locator("#demofusion_start input[type=number]")).to_have_value("601")
-    expect(page.locator("#demofusion_residual input")).to_have_value("x0")
+    expect(page.locator("#demofusion_residual input[value=x0]")).to_be_checked()
     expect(page.locator("#demofusion_dilated input")).not_to_be_checked()
     expect(page.locator("#demofusion_blur input[type=number]")).to_have_value("1.2")  # no preset sets it
     generate(page)
@@ -173,6 +115,7 @@ def test_one_press_of_interrupt_ends_a_single_picture(page: Page) -> None:
     """At default settings, with the host's own wish to end a picture first: there is only one."""
     prepare(page)
     tick(page)
+    open_groups(page)
     number(page, "demofusion_steps", "150")
     page.click("#txt2img_generate")
     expect(page.locator("#txt2img_results .progress")).to_contain_text("DemoFusion phase 2 of 2", timeout=60_000)

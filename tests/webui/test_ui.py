@@ -44,7 +44,7 @@ def test_components_are_the_table(host, script):
         assert component.elem_id.removesuffix("-checkbox") == f"demofusion_{setting.name}"
         if isinstance(component, gr.Slider):
             assert (component.minimum, component.maximum, component.step) == (setting.low, setting.high, setting.step)
-        elif isinstance(component, gr.Dropdown):
+        elif isinstance(component, (gr.Dropdown, gr.Radio)):
             listed = {
                 "phase_sampler": [sampler.name for sampler in host.sd_samplers.samplers],
                 "phase_scheduler": [scheduler.label for scheduler in host.sd_schedulers.schedulers],
@@ -136,7 +136,9 @@ def test_the_page_begins_with_the_default_preset_or_as_it_was_kept(host, tmp_pat
         file.write_text(kept if isinstance(kept, str) else json.dumps(kept))
     monkeypatch.setattr(shared.cmd_opts, "ui_config_file", str(file), raising=False)
     with gr.Blocks():
-        values = [part.value for part in ui.accordion()]
+        values = [
+            part.value for part in ui.accordion(importlib.import_module("demofusion_lib.webui.following").Following())
+        ]
     assert values == list(host.params.preset_values(preset).values())
 
 
@@ -152,3 +154,112 @@ def test_choosing_a_preset_sets_its_values(host, script):
         chosen = {key: update["value"] for key, update in zip(ui.SET_BY_PRESETS, ui.choose(name))}
         made = host.params.Params.from_names({**chosen, "preset": name})
         assert made == host.params.Params.from_names({"preset": name})
+
+
+def ancestors(component):
+    while component is not None:
+        yield component
+        component = component.parent
+
+
+def test_every_setting_stands_once_and_the_first_level_is_open(host, script):
+    ui = importlib.import_module("demofusion_lib.webui.ui")
+    groups = {
+        setting.name: [c.label for c in ancestors(part) if isinstance(c, gr.Accordion)][:-1]
+        for part, setting in zip(script.components[1:], host.params.SETTINGS[1:])
+    }
+    assert [name for name, around in groups.items() if not around] == [
+        "scale", "target_width", "target_height", "keep_phases", "preset",
+    ]  # fmt: skip
+    assert {around[0] for around in groups.values() if around} == {"Phases", "Method", "Windows", "Memory"}
+    placed = [name for rows in ui.groups().values() for row in rows for name in row]
+    assert sorted([*placed, *ui.FIRST, "enabled"]) == sorted(host.params.BY_NAME)
+
+
+def test_a_setting_that_is_placed_nowhere_is_there_all_the_same(host, monkeypatch):
+    ui = importlib.import_module("demofusion_lib.webui.ui")
+    kept = {label: tuple(row for row in rows if "vae" not in row) for label, rows in ui.GROUPS.items()}
+    monkeypatch.setattr(ui, "GROUPS", kept)
+    assert ui.groups()["Phases"][-1] == ("vae",)
+
+
+def test_choices_are_shown_in_words_and_kept_as_they_are(host, script):
+    """The host looks for the value that it has kept among the first of each pair of choices."""
+    for component, setting in zip(script.components, host.params.SETTINGS):
+        if setting.choices:
+            assert len(setting.words) == len(set(setting.words)) == len(setting.choices)
+            assert [list(pair) for pair in component.get_config()["choices"]] == [
+                [word, choice] for word, choice in zip(setting.words, setting.choices)
+            ]
+            assert [pair[0] for pair in component.choices] == list(setting.choices)
+
+
+OF_HOST = {
+    "width": 128, "height": 128, "steps": 4, "batch_size": 1, "n_iter": 1, "sampler": "Euler", "scheduler": "Automatic",
+    "cfg_scale": 7.0, "enable_hr": False,
+}  # fmt: skip
+
+
+def answered(host, of_host=(), **settings):
+    following = importlib.import_module("demofusion_lib.webui.following")
+    host.install()
+    values = {**host.params.preset_values("none"), "enabled": True, "vae": "host", **settings}
+    return following.answer(list(values.values()), {**OF_HOST, **dict(of_host)})
+
+
+def test_the_line_is_of_the_page_as_it_stands(host):
+    assert answered(host)["line"].startswith("128x128 -> 256x256 · 2 phases · ")
+    assert answered(host, {"width": 64}, scale=3.0)["line"].startswith("64x128 -> 128x256 -> 192x384 · 3 phases · ")
+    assert "for 6 images" in answered(host, {"batch_size": 2, "n_iter": 3})["line"]
+
+
+def test_what_is_wrong_is_told_by_its_field_in_its_labels_words(host):
+    told = answered(host, overlap=99, target_width=1001, scale=None)["mistakes"]
+    assert told == {
+        "scale": "Scale is empty, allowed: 1 to 8",
+        "target_width": "Target width is 1001, allowed: whole numbers 0 to 16384, multiples of 8 (the nearest is 1000)",
+        "overlap": "Window overlap is 99, allowed: 0 to 0.9 (the nearest is 0.9)",
+    }
+    assert "width" in " ".join(answered(host, {"width": None})["said"])
+
+
+def test_what_will_be_otherwise_is_said(host):
+    assert "nothing will be done" in answered(host, scale=1.0)["line"]
+    assert any("Hires. fix" in text for text in answered(host, {"enable_hr": True})["said"])
+    assert any("cropped" in text for text in answered(host, target_width=256, target_height=128)["said"])
+    assert answered(host)["amber"] and any("far from" in text for text in answered(host)["said"])
+    assert not answered(host, {"width": 512, "height": 512})["amber"]
+
+
+def test_a_fault_of_the_forecast_is_reported_and_not_thrown(host, monkeypatch):
+    following = importlib.import_module("demofusion_lib.webui.following")
+    monkeypatch.setattr(following, "forecast", lambda *args, **fields: 1 / 0)
+    assert following.answer([], {}) == {}
+    assert host.swallowed
+
+
+def test_the_page_asks_with_everything_that_the_forecast_is_made_of(host):
+    """The host's components come before ours, and behind."""
+    following = importlib.import_module("demofusion_lib.webui.following")
+    script = host.our_script()
+    with gr.Blocks() as blocks:
+        elements = list(following.OF_HOST.values())
+        made = [gr.Number(elem_id=element) for element in elements[:5]]
+        for component in made:
+            script.after_component(component)
+        ours = script.ui(False)
+        for element in elements[5:]:
+            made.append(gr.Number(elem_id=element))
+            script.after_component(made[-1])
+        script.after_component(gr.Gallery(elem_id=following.LAST))
+    (ask,) = [b._id for b in blocks.blocks.values() if b.elem_id == "demofusion-ask"]
+    (asked,) = [d for d in blocks.dependencies if d["targets"] in ([ask], [(ask, "click")]) and d["backend_fn"]]
+    assert asked["inputs"] == [part._id for part in (*ours, *made)]
+    assert asked["queue"] is False and asked["show_progress"] == "hidden"
+    told = {
+        t if isinstance(t, int) else t[0]
+        for d in blocks.dependencies
+        if d["js"] == following.CHANGED
+        for t in d["targets"]
+    }
+    assert told == {part._id for part in (*ours, *made)}

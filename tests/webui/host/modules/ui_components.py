@@ -1,6 +1,16 @@
-"""The accordion that is an input: open is true."""
+"""The accordion that is an input: open is true. And the host's small buttons and its rows within forms."""
 
 import gradio as gr
+
+
+class ToolButton(gr.Button):
+    def get_block_name(self):
+        return "button"
+
+
+class FormRow(gr.Row):
+    def get_block_name(self):
+        return "row"
 
 
 class InputAccordion(gr.Checkbox):

@@ -1,0 +1,221 @@
+"""The accordion: its levels, what it says while somebody types, and whether everybody can use it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from demofusion_lib.params import SETTINGS
+
+from .pages import GROUPS, generate, number, open_groups, prepare, tick, visit
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+SLOW = float(os.environ.get("SLOW", 1))
+"""How many times slower than the page that is meant the machine is."""
+LINE = ".demofusion-line"
+
+TIMED = """([selector, value]) => new Promise((done) => {
+    const field = document.querySelector(selector), line = document.querySelector(".demofusion-line");
+    const begun = performance.now();
+    const observer = new MutationObserver(() => { observer.disconnect(); done(performance.now() - begun); });
+    observer.observe(line, {childList: true, subtree: true, characterData: true});
+    field.value = value;
+    field.dispatchEvent(new Event("input", {bubbles: true}));
+    setTimeout(() => done(-1), 5000);
+})"""
+
+
+def line(page: Page) -> str:
+    return page.locator(LINE).inner_text()
+
+
+def small(page: Page) -> None:
+    prepare(page)
+    tick(page)
+    expect(page.locator(LINE)).to_contain_text("64x64 -> 128x128")
+
+
+def test_levels(page: Page) -> None:
+    """First what everybody sets, in the issue's order; every setting once, wherever."""
+    tick(page)
+    there = page.evaluate("() => [...document.querySelectorAll('[id^=demofusion_]')].map(e => e.id)")
+    assert all(there.count(s.elem_id) == 1 for s in SETTINGS)
+    inside = "#demofusion_enabled [id^=demofusion_]"
+    shown = page.evaluate(
+        f"() => [...document.querySelectorAll('{inside}')].filter(e => e.getClientRects().length).map(e => e.id)"
+    )
+    seen = [name for name in shown if "-" not in name]
+    assert seen == [f"demofusion_{n}" for n in ("preset", "scale", "target_width", "target_height", "keep_phases")]
+    open_groups(page)
+    for setting in SETTINGS[1:]:
+        if setting.name != "sdxl_size":
+            expect(page.locator(f"#{setting.elem_id}")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("selector", "value", "other", "expected"),
+    [
+        ("#demofusion_scale input[type=number]", "3", "2", "64x64 -> 128x128 -> 192x192"),
+        ("#txt2img_width input[type=number]", "128", "64", "128x64 -> 256x128"),
+        ("#txt2img_steps input[type=number]", "9", "4", "evaluations"),
+        ("#txt2img_batch_count input[type=number]", "3", "1", "for 3 images"),
+        ("#demofusion_overlap input[type=number]", "0.9", "0.5", "evaluations"),
+        ("#demofusion_target_width input[type=number]", "192", "128", "192x192"),
+    ],
+)
+def test_the_line_follows_within_150_ms(page: Page, selector: str, value: str, other: str, expected: str) -> None:
+    """Also what stands in accordions that are closed."""
+    small(page)
+    before = line(page)
+    page.evaluate(TIMED, [selector, value])  # the first one warms the host's imports up
+    expect(page.locator(LINE)).to_contain_text(expected)
+    assert line(page) != before
+    took = []
+    for typed in (other, value, other, value):
+        took.append(page.evaluate(TIMED, [selector, typed]))
+        page.wait_for_timeout(300)
+    assert 0 < min(took) < 150 * SLOW, took
+
+
+def test_nothing_is_asked_with_the_box_unticked(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    prepare(page)
+    page.wait_for_timeout(800)
+    asked.clear()
+    page.locator("#txt2img_steps input[type=number]").fill("7")
+    page.wait_for_timeout(800)
+    assert not [url for url in asked if "predict" in url]
+    tick(page)
+    expect(page.locator(LINE)).to_contain_text("evaluations")
+    page.locator("#demofusion_enabled .label-wrap").first.click()
+    page.wait_for_timeout(500)
+    assert line(page) == ""
+
+
+def test_a_number_out_of_range_stays_and_is_said(page: Page) -> None:
+    small(page)
+    open_groups(page)
+    field = page.locator("#demofusion_overlap input[type=number]")
+    field.fill("99")
+    mistake = page.locator("#demofusion_overlap .demofusion-mistake")
+    expect(mistake).to_have_text("Window overlap is 99, allowed: 0 to 0.9 (the nearest is 0.9)")
+    field.press("Tab")
+    page.wait_for_timeout(300)
+    expect(field).to_have_value("99")
+    assert field.get_attribute("aria-describedby") == mistake.get_attribute("id")
+    number(page, "demofusion_target_width", "1001")
+    expect(page.locator("#demofusion_target_width .demofusion-mistake")).to_contain_text("the nearest is 1000")
+    number(page, "demofusion_scale", "")
+    expect(page.locator("#demofusion_scale .demofusion-mistake")).to_contain_text("Scale is empty, allowed: 1 to 8")
+    generate(page)
+    expect(page.locator("#html_log_txt2img .error")).to_contain_text("overlap is 99")
+    for element, value in {"overlap": "0.5", "target_width": "0", "scale": "2"}.items():
+        number(page, f"demofusion_{element}", value)
+    expect(page.locator(".demofusion-mistake")).to_have_count(0)
+    expect(page.locator(LINE)).to_contain_text("64x64 -> 128x128")
+
+
+def test_a_mistake_in_a_closed_accordion_is_said_under_the_scale(page: Page) -> None:
+    small(page)
+    page.evaluate(TIMED, ["#demofusion_blur input[type=number]", "77"])
+    expect(page.locator(f"{LINE} .wrong")).to_contain_text("Blur is 77, allowed: 0 to 5")
+
+
+def test_what_will_be_otherwise_is_said(page: Page) -> None:
+    small(page)
+    number(page, "demofusion_scale", "1")
+    expect(page.locator(LINE)).to_contain_text("nothing will be done")
+    number(page, "demofusion_scale", "2")
+    page.locator("#txt2img_hr-visible-checkbox").check()
+    expect(page.locator(LINE)).to_contain_text("Hires. fix")
+    number(page, "demofusion_target_width", "128")
+    number(page, "demofusion_target_height", "192")
+    expect(page.locator(LINE)).to_contain_text("cropped")
+    expect(page.locator("#demofusion_scale")).to_have_class("block gradio-slider svelte-90oupt padded demofusion-dim")
+    expect(page.locator(f"{LINE} .figures.amber")).to_have_count(1)  # 64 px is far from what any model is made for
+
+
+def test_switch_and_lock(page: Page) -> None:
+    tick(page)
+    number(page, "txt2img_width", "512")
+    number(page, "txt2img_height", "768")
+    lock = page.locator("#demofusion-target-lock")
+    lock.click()
+    expect(lock).to_have_attribute("aria-pressed", "true")
+    page.locator("#demofusion_target_width input[type=number]").press_sequentially("1024")
+    number(page, "demofusion_target_width", "1024")
+    expect(page.locator("#demofusion_target_height input[type=number]")).to_have_value("1536")
+    page.click("#demofusion-target-switch")
+    expect(page.locator("#demofusion_target_width input[type=number]")).to_have_value("1536")
+    expect(page.locator("#demofusion_target_height input[type=number]")).to_have_value("1024")
+    number(page, "demofusion_target_width", "3072")
+    expect(page.locator("#demofusion_target_height input[type=number]")).to_have_value("2048")
+    lock.click()
+    number(page, "demofusion_target_width", "1536")
+    expect(page.locator("#demofusion_target_height input[type=number]")).to_have_value("2048")
+
+
+def test_keyboard_alone(page: Page) -> None:
+    box = page.locator("#demofusion_enabled-visible-checkbox")
+    box.focus()
+    page.keyboard.press("Space")
+    expect(box).to_be_checked()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#demofusion_preset")).to_be_visible()
+    expect(box).to_be_checked()
+    reached: list[str] = []
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        element = page.evaluate(
+            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : ['', ''] }"
+        )
+        if not element[0]:
+            break
+        reached.append(element[0])
+        if element[0].removeprefix("demofusion-") in GROUPS and "label-wrap" in element[1]:
+            page.keyboard.press("Enter")
+    expected = {s.elem_id for s in SETTINGS[1:] if s.name != "sdxl_size"}
+    assert expected <= set(reached), expected - set(reached)
+    assert {"demofusion-target-switch", "demofusion-target-lock"} <= set(reached)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 500])
+def test_no_serious_violation_and_no_overflow(page: Page, theme: str, width: int) -> None:
+    if not AXE.exists():
+        pytest.skip("npm install --prefix tests/ui")
+    page.set_viewport_size({"width": width, "height": 1300})
+    visit(page, f"?__theme={theme}")
+    tick(page)
+    open_groups(page)
+    number(page, "demofusion_overlap", "99")
+    number(page, "demofusion_target_width", "1001")
+    page.locator("#demofusion_blur input[type=number]").fill("77")
+    expect(page.locator(".demofusion-mistake")).to_have_count(3)
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("() => axe.run('#demofusion_enabled', {resultTypes: ['violations']})")["violations"]
+    serious = [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
+    assert not serious
+    over = page.evaluate(
+        "() => { const a = document.querySelector('#demofusion_enabled'), right = a.getBoundingClientRect().right + 1;"
+        "return [...a.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > right).map(e => e.outerHTML.slice(0, 99)) }"
+    )
+    assert not over
+
+
+def test_the_line_follows_while_a_picture_is_drawn(page: Page) -> None:
+    small(page)
+    open_groups(page)
+    number(page, "demofusion_steps", "150")
+    page.click("#txt2img_generate")
+    page.wait_for_timeout(1500)
+    page.locator("#demofusion_scale input[type=number]").fill("3")
+    expect(page.locator(LINE)).to_contain_text("192x192", timeout=2000)
+    expect(page.locator("#txt2img_interrupt")).to_be_visible()
+    page.click("#txt2img_interrupt")
+    expect(page.locator("#txt2img_interrupt")).to_be_hidden(timeout=60_000)
