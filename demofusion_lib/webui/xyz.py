@@ -26,6 +26,10 @@ ATTRIBUTE = "demofusion_axes"
 """Of a processing object: what the axes of its cell set, by name."""
 
 
+IN_ORDER = sorted((s for s in SETTINGS if s.told), key=lambda setting: setting.name != "preset")
+"""Of the axes: presets first, which are what there is to compare; then the table's order."""
+
+
 def label(setting: Setting) -> str:
     return f"[DemoFusion] {'Enabled' if setting is ENABLED else setting.label}"
 
@@ -35,7 +39,7 @@ def add_axes() -> None:
     for data in scripts.scripts_data:
         if os.path.basename(str(data.path)) == FILE and hasattr(data.module, "axis_options"):
             there = {option.label for option in data.module.axis_options}
-            ours = (axis(data.module, setting) for setting in SETTINGS if setting.told)
+            ours = (axis(data.module, setting) for setting in IN_ORDER)
             data.module.axis_options.extend(option for option in ours if option.label not in there)
 
 
