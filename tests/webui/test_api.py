@@ -1,6 +1,8 @@
 """The routes beside the webui's API, on an app of their own, against what txt2img does with the same body."""
 
 import importlib
+import json
+import shlex
 
 import jsonschema
 import pytest
@@ -8,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tests.core.test_params import BAD
+from tests.reads_api import ADDRESS, blocks
 
 from .test_planning import rows
 
@@ -280,3 +283,40 @@ def test_who_ever_asks_for_nothing_is_not_warned(host, client):
     assert "far from" in asked(client, [{"enabled": True}], **body).json()["warnings"][0]
     host.opts.data["demofusion_native_sd1"] = 0
     assert asked(client, [{"enabled": True}], **body).json()["warnings"] == []
+
+
+# docs/api.md
+
+
+class Routed:
+    """`requests`, on the app: txt2img's own examples are run in a webui (tests/live)."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def post(self, url, json):
+        return self.client.post(url.removeprefix(ADDRESS), json=json)
+
+    def get(self, url):
+        return self.client.get(url.removeprefix(ADDRESS))
+
+
+def test_the_pages_examples_of_the_routes(client):
+    """In Python, and curl's as its words say."""
+    for block in blocks("python"):
+        if "/demofusion/" in block:
+            exec(block, {"requests": Routed(client), "webui": ADDRESS})
+    for command in blocks("sh"):
+        words = shlex.split(command)
+        url = next(word for word in words if word.startswith(ADDRESS)).removeprefix(ADDRESS)
+        body = json.loads(words[words.index("-d") + 1]) if "-d" in words else None
+        if url.startswith("/demofusion/"):
+            answer = client.post(url, json=body) if body else client.get(url)
+            assert answer.status_code == 200, url
+        if url == PLAN:
+            (example,) = map(json.loads, blocks("json"))
+            told = answer.json()
+            assert list(told) == list(example)
+            same = ("phases", "evaluations", "times_base", "images", "exact", "family")
+            assert {key: told[key] for key in same} == {key: example[key] for key in same}
+            assert told["line"].rpartition(" · ")[0] == example["line"].rpartition(" · ")[0]

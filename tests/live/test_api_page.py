@@ -1,0 +1,127 @@
+"""The examples of docs/api.md, run as they stand; and the routes in the real webui."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from time import monotonic
+from typing import Any
+
+import pytest
+import requests
+
+from tests.reads_api import ADDRESS, blocks
+
+from .client import REQUEST, SCRIPT, SETTINGS, Drawing, WebUI
+
+pytestmark = pytest.mark.once
+
+
+def test_python(webui: WebUI) -> None:
+    """One after the other, as somebody reads them."""
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        assert ADDRESS not in block or "webui = " in block
+        exec(block.replace(ADDRESS, webui.url), names)
+    assert names["worth_it"] in (True, False)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_curl(webui: WebUI, number: int) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    commands = blocks("sh")
+    assert len(commands) == 3
+    command = commands[number].replace(ADDRESS, webui.url)
+    said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=300).stdout
+    answer = json.loads(said)
+    assert "detail" not in answer
+    if "/plan" in command:
+        (example,) = map(json.loads, blocks("json"))
+        assert list(answer) == list(example)
+        for key in ("phases", "evaluations", "times_base", "enabled", "images", "exact"):
+            assert answer[key] == example[key]
+
+
+def plan(webui: WebUI, settings: dict[str, Any] | None, **fields: Any) -> requests.Response:
+    body = {**REQUEST, **fields}
+    if settings is not None:
+        body["alwayson_scripts"] = {SCRIPT: {"args": [settings]}}
+    return requests.post(f"{webui.url}/demofusion/v1/plan", json=body, timeout=60)
+
+
+REFUSED = (
+    {"scale": 9, "blur": -1}, {"scael": 2}, {"target_width": 8}, {"target_width": 8, "overlap": 1}, {"phase_sampler": "x"},
+    {"phase_sampler": "DDIM", "phase_scheduler": "Karras"}, {"enabled": "on"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_it_refuses_what_txt2img_refuses_in_its_words(webui: WebUI, settings: dict[str, Any]) -> None:
+    told, drawn = plan(webui, {**SETTINGS, **settings}), webui.try_draw({**SETTINGS, **settings})
+    assert told.status_code == drawn.status == 422
+    assert told.json()["detail"] == drawn.detail
+
+
+def test_an_infotext(webui: WebUI) -> None:
+    drawn = webui.enlarge(scale=3, plan="direct")
+    told = requests.post(f"{webui.url}/demofusion/v1/plan", json={"infotext": drawn.infotexts[0]}, timeout=60).json()
+    assert [(p["width"], p["height"]) for p in told["phases"]] == [(64, 64), drawn.sizes[0]]
+    assert told == plan(webui, {**SETTINGS, "scale": 3, "plan": "direct"}).json()
+
+
+def test_a_checkpoint_that_is_not_loaded_stays_so(webui: WebUI) -> None:
+    names = {model["model_name"]: model["title"] for model in webui.ask("sd-models")}
+    if "tiny-sdxl" not in names:
+        pytest.skip("there is no tiny-sdxl")
+    before = webui.options()["sd_model_checkpoint"]
+    began = monotonic()
+    told = plan(webui, SETTINGS, override_settings={"sd_model_checkpoint": names["tiny-sdxl"]}).json()
+    assert monotonic() - began < 5 and told["checkpoint"] == "tiny-sdxl" and told["family"] == "SDXL"
+    assert webui.options()["sd_model_checkpoint"] == before
+
+
+def test_while_a_picture_is_drawn(webui: WebUI) -> None:
+    """The host's queue doesn't keep it waiting."""
+    drawing = Drawing(webui, {"scale": 2}, width=256, height=256, steps=20)
+    drawing.wait_for(2)
+    began = monotonic()
+    assert plan(webui, SETTINGS).status_code == 200
+    took = monotonic() - began
+    assert webui.progress()["state"]["job_count"] > 0 and took < 3
+    drawing.stop("interrupt")
+
+
+@pytest.mark.parametrize("args", [[], [{}], [None], [[]], [True] * 300, "x", ""], ids=str)
+def test_arguments_of_any_form(webui: WebUI, args: Any) -> None:
+    """Defaults or 422, never 500."""
+    body = {**REQUEST, "steps": 1, "send_images": False, "alwayson_scripts": {SCRIPT: {"args": args}}}
+    assert webui.request("txt2img", body).status in (200, 422)
+
+
+@pytest.mark.parametrize("entry", [{}, {"args": []}, {"arguments": 5}], ids=str)
+def test_an_entry_of_any_form(webui: WebUI, entry: Any) -> None:
+    body = {**REQUEST, "steps": 1, "send_images": False, "alwayson_scripts": {SCRIPT: entry}}
+    assert webui.request("txt2img", body).status == 200
+
+
+def test_its_name_on_img2img(webui: WebUI) -> None:
+    image = webui.draw().images[0]
+    body = {**REQUEST, "init_images": [image], "alwayson_scripts": {SCRIPT: {"args": [{"enabled": True}]}}}
+    answer = webui.request("img2img", body)
+    assert answer.status == 422 and SCRIPT in answer.detail
+
+
+def test_a_side_above_the_cap(webui: WebUI) -> None:
+    """It can't be set through the API, nor lifted by a request; so it is told of by the webui that it has it."""
+    assert "demofusion_max_side" not in webui.options() or webui.options()["demofusion_max_side"] == 0
+    webui.request("options", {"demofusion_max_side": 64})
+    assert webui.enlarge({"steps": 1}).sizes == [(128, 128)]
+
+
+def test_no_route_twice(webui: WebUI) -> None:
+    with urllib.request.urlopen(f"{webui.url}/openapi.json", timeout=60) as reply:
+        paths = [path for path in json.load(reply)["paths"] if path.startswith("/demofusion/")]
+    assert sorted(paths) == ["/demofusion/v1/plan", "/demofusion/v1/settings"]
