@@ -11,8 +11,9 @@ import gradio as gr
 from modules import shared
 from modules.ui_components import FormRow, InputAccordion, ToolButton
 
-from ..params import BY_NAME, SETTINGS, Params, Setting, SettingsError, preset_values
+from ..params import BY_NAME, SETTINGS, Setting, preset_values
 from ..presets import DEFAULT, NONE, PRESETS
+from . import pasting
 from .choices import offered
 from .following import Following
 
@@ -148,14 +149,14 @@ def target(place: Callable[..., None]) -> Iterator[Any]:
 
 
 def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
-    """The value that restores an image's setting: what its infotext says, the default where it says nothing."""
+    """The value that restores an image's setting: what its infotext says, the default where it says nothing.
+    What can't be read is told, and the rest restored."""
 
     def value(params: dict[str, Any]) -> Any:
-        try:
-            restored = getattr(Params.from_infotext(params), setting.name)
-        except SettingsError:
-            return preset_values(NONE)[setting.name]
-        return restored if ENABLED.key in params or setting is ENABLED else gr.update()
+        values, errors = pasting.read(params)
+        if errors and setting is ENABLED:  # once, not for every setting
+            gr.Warning(pasting.told(errors))
+        return values[setting.name] if ENABLED.key in params or setting is ENABLED else gr.update()
 
     return value
 

@@ -140,10 +140,15 @@ def test_times_in_the_phases_prompt_are_those_of_all_prompts(host):
 
 
 def test_styles_are_added_as_to_every_prompt_and_taken_off_when_pasted(host):
-    host.shared.prompt_styles.styles["old"] = ("oil", "photo")
+    host.shared.prompt_styles.styles["old"] = host.styles.PromptStyle("old", "oil", "photo")
     outcome = host.txt2img({**PLAIN, "phase_prompt": "sea", "phase_negative": "fog"}, styles=["old"])
     assert asked(host, outcome.phases[0]) == numbers(host, "sea, oil", "fog, photo")
     assert 'DemoFusion phase prompt: "sea, oil"' in outcome.infotext
+    found = host.infotext_utils.parse_generation_parameters(outcome.infotext)
+    read = importlib.import_module("demofusion_lib.webui.pasting").read
+    for styles, texts in (([], ("sea, oil", "fog, photo")), (["old", "gone"], ("sea", "fog"))):
+        values, errors = read({**found, "Styles array": styles})
+        assert (values["phase_prompt"], values["phase_negative"]) == texts and not errors
 
 
 def test_extra_networks_of_the_phases(host):

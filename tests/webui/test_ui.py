@@ -102,6 +102,35 @@ def test_what_the_infotext_leaves_out_is_at_its_default(host, script):
     assert values == [True, *list(host.params.preset_values("none").values())[1:]]
 
 
+def test_what_cant_be_read_is_named_and_the_rest_restored(host, script):
+    """Of another version, or changed by hand."""
+    text = host.txt2img({"scale": 3, "steps": 7, "phase_sampler": "LMS"}).infotext
+    spoilt = text.replace("steps: 7", "steps: many").replace("sampler: LMS", "sampler: Gone")
+    spoilt += ", DemoFusion plan: tripling, DemoFusion blur: 1.5"
+    with pytest.warns(UserWarning) as told:
+        values = dict(zip((s.name for s in host.params.SETTINGS), pasted(script, host, spoilt)))
+    assert [values[name] for name in ("enabled", "scale", "blur", "window_batch")] == [True, 3.0, 1.5, 64]
+    assert [values[name] for name in ("steps", "plan", "phase_sampler")] == [0, "every", "same"]
+    (words,) = {str(warning.message) for warning in told if "not pasted" in str(warning.message)}
+    assert words.startswith("DemoFusion: not pasted: Plan is 'tripling', allowed: ") or "Plan is 'tripling'" in words
+    assert "Steps per phase is 'many', allowed: " in words and "Phase sampler is 'Gone', allowed: same, " in words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DemoFusion enabled: True, DemoFusion scale: 4", {"scale": 4.0, "preset": "none", "vae": "auto"}),
+        ("DemoFusion enabled: True, DemoFusion target width: 512, DemoFusion a1: 2.5, DemoFusion border: paper",
+         {"target_width": 512, "a1": 2.5, "border": "paper", "preset": "none"}),
+        ("DemoFusion enabled: True, DemoFusion plan: doubling, DemoFusion vae: exact, DemoFusion preset: fast",
+         {"plan": "doubling", "vae": "exact", "preset": "fast", "steps": 2, "phase_cfg": 0.0, "phase_prompt": ""}),
+    ],
+)  # fmt: skip
+def test_infotexts_of_earlier_versions(host, script, text, expected):
+    values = dict(zip((s.name for s in host.params.SETTINGS), pasted(script, host, f"cat\nSteps: 4, Seed: 5, {text}")))
+    assert {name: values[name] for name in expected} == expected
+
+
 def test_an_image_without_us_only_switches_off(host, script):
     values = pasted(script, host, host.txt2img(None).infotext)
     assert values[0] is False

@@ -1,0 +1,51 @@
+"""What a pasted infotext restores of ours: all of it that can be read, and the rest is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules import shared
+from modules.styles import extract_style_text_from_prompt
+
+from ..params import SETTINGS, Setting, SettingsError, read_each
+from ..presets import NONE
+from .choices import check_there
+
+STYLES = "Styles array"
+"""Among a pasted infotext's parameters: the styles that the host has found in its prompts and taken out of them."""
+
+
+def read(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingsError]]:
+    """Every setting, and what was wrong with those that are left at what they would be without a word of them.
+
+    params: the host's reading of an infotext, of any version: one that names no preset has none.
+    """
+    texts = {setting.name: params[setting.key] for setting in SETTINGS if setting.key in params}
+    values, errors = read_each(texts, Setting.from_text, NONE)
+    for setting in SETTINGS:
+        if setting.names:
+            try:
+                check_there(setting, values[setting.name])
+            except SettingsError as error:
+                values[setting.name] = setting.default
+                errors.append(error)
+    for name in params.get(STYLES) or ():
+        style = shared.prompt_styles.styles.get(name)
+        if style is not None:
+            values |= {
+                "phase_prompt": _without(style.prompt, values["phase_prompt"]),
+                "phase_negative": _without(style.negative_prompt, values["phase_negative"]),
+            }
+    return values, errors
+
+
+def _without(style: str | None, prompt: str) -> str:
+    """The prompt as it was before the style was added, which the host adds again."""
+    return extract_style_text_from_prompt(style, prompt)[1] if style and prompt else prompt
+
+
+def told(errors: list[SettingsError]) -> str:
+    """What could not be read, in the page's words; empty where there is nothing to tell."""
+    named = SettingsError.of_all(errors).by_label().values()
+    return f"DemoFusion: not pasted: {'; '.join(named)}" if errors else ""
