@@ -89,7 +89,7 @@ class Climb:
                 self.saving.begin(latent)
                 self.saving.save(*done[0], self.batch.size)
                 # while the model that ended it is loaded: a refiner's VAE may be its own
-                keep_images(p, self.run, 1, latent)
+                keep_images(p, self.run, 1, len(self.plan.phases) + 1, latent)
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
@@ -105,7 +105,7 @@ class Climb:
                 self.saving.save(phase.number, latent, self.batch.size)
                 if phase.number == phase.last:
                     break
-                keep_images(p, self.run, phase.number, latent)
+                keep_images(p, self.run, phase.number, phase.last, latent)
                 if stop_pressed():
                     raise PhaseInterrupted
                 devices.torch_gc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from modules import shared
@@ -31,8 +32,18 @@ class SavedAsPNG(Image.Image):
         return super().save(fp, format, **params)
 
 
+def name_by_size(params: Any) -> None:
+    """Before the host writes a file (`ImageSaveParams`): it takes a JPEG for one that holds 65535 px a side."""
+    root, extension = os.path.splitext(params.filename)
+    if max(params.image.size) > LIMITS_PX.get(extension.lower().lstrip("."), max(params.image.size)):
+        params.filename = f"{root}.png"
+
+
 def make_savable(images: list[Any]) -> None:
-    """Lets every picture of an answer be encoded, grids included."""
+    """Lets every picture of an answer be encoded, grids included, and be read again: Pillow takes files of more than twice
+    so many pixels for an attack, and the page's "Send to" and "Save" would have none of them."""
     for image in images:
+        if Image.MAX_IMAGE_PIXELS is not None and isinstance(image, Image.Image):
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, image.width * image.height)
         if type(image) is Image.Image and too_large(image.size):
             image.__class__ = SavedAsPNG

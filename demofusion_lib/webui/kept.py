@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,12 @@ from modules.processing import create_infotext, decode_latent_batch
 from PIL import Image
 
 from .notes import tell
+
+PHASE_KEY = "DemoFusion phase"
+"""Of the infotext of a phase's own picture: which it is, of how many."""
+IN_INFOTEXT = re.compile(rf"(?:^|, ){PHASE_KEY}: (\d+) of \d+(?:,|$)")
+PER_PICTURE = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds")
+"""Of what the host hands to its page: what it looks up there by a picture's number."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def to_image(decoded: torch.Tensor) -> Image.Image:
     return Image.fromarray((255.0 * np.moveaxis(pixels.cpu().numpy(), 0, 2)).astype(np.uint8))
 
 
-def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> None:
+def keep_images(p: Any, run: Any, phase_number: int, last: int, latent: torch.Tensor) -> None:
     """Decodes a finished phase and saves it beside the result, if `keep_phases` is on."""
     if not run.params.keep_phases:
         return
@@ -78,7 +85,7 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
     prompts = p.all_prompts[batch]  # with what they name of extra networks, which `p.prompts` is without
     for i, tensor in enumerate(decoded):
         image, place = to_image(tensor), Place(phase_number, p.iteration, i)
-        text = create_infotext(p, prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
+        text = infotext(p, prompts, i, f"{phase_number} of {last}")
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
         file = None
@@ -92,6 +99,17 @@ def keep_images(p: Any, run: Any, phase_number: int, latent: torch.Tensor) -> No
                     f"the picture of phase {phase_number} can't be saved ({error.strerror or error})",
                 )
         run.kept.images.append(KeptImage(place, image, text, file))
+
+
+def infotext(p: Any, prompts: Sequence[str], index: int, phase: str) -> str:
+    """Of the picture of a phase, which no later one has."""
+    p.extra_generation_params[PHASE_KEY] = phase
+    try:
+        return create_infotext(
+            p, prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts
+        )  # fmt: skip
+    finally:
+        del p.extra_generation_params[PHASE_KEY]
 
 
 def save(p: Any, place: Place, image: Image.Image, prompt: str, text: str) -> str:
@@ -156,7 +174,32 @@ def name_file(kept: Kept, params: Any) -> None:
         os.remove(file)  # the host would write a second file beside it
 
 
-def append_kept(processed: Any, kept: Kept) -> None:
-    """Puts the kept images behind the results, in the gallery and in the API's answer."""
-    processed.images.extend(k.image for k in kept.images)
-    processed.infotexts.extend(k.infotext for k in kept.images)
+def name_chosen_file(params: Any) -> None:
+    """Before the page's Save and Zip write a file (`ImageSaveParams`): a phase's bears its number there too."""
+    found = IN_INFOTEXT.search(str((params.pnginfo or {}).get("parameters", "")).rpartition("\n")[2])
+    root, extension = os.path.splitext(params.filename)
+    if found and not root.endswith(suffix(int(found[1]))):
+        params.filename = f"{root}{suffix(int(found[1]))}{extension}"
+
+
+def show_kept(p: Any, processed: Any, kept: Kept) -> None:
+    """Puts the kept images into the API's answer, behind the results, or into the gallery, each behind its picture."""
+    if getattr(p, "is_api", False):
+        processed.images.extend(k.image for k in kept.images)
+        processed.infotexts.extend(k.infotext for k in kept.images)
+        return
+    for name in PER_PICTURE:
+        setattr(processed, name, list(getattr(processed, name, None) or []))  # the host's own is not ours to lengthen
+    by_picture = itertools.groupby(sorted(kept.images, key=lambda k: _order(p, k)), lambda k: _order(p, k)[0])
+    for picture, group in reversed([(picture, list(group)) for picture, group in by_picture]):
+        place, at = picture + 1, processed.index_of_first_image + picture + 1
+        processed.images[at:at] = [k.image for k in group]
+        processed.infotexts[at:at] = [k.infotext for k in group]
+        for name in PER_PICTURE:
+            values = getattr(processed, name)
+            values[place:place] = values[picture:place] * len(group)
+
+
+def _order(p: Any, kept: KeptImage) -> tuple[int, int]:
+    """The number of its picture among all of the run, and the phase."""
+    return kept.place.batch * p.batch_size + kept.place.image, kept.place.phase

@@ -9,8 +9,8 @@ from modules import errors, scripts
 
 from ..params import SETTINGS, TITLE, Params
 from .following import Following
-from .formats import make_savable
-from .kept import append_kept, await_file, name_file
+from .formats import make_savable, name_by_size
+from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
 from .others import extension_of
 from .planning import latent_size, plan_of, reach, settings_of
@@ -32,7 +32,7 @@ from .ui import accordion, paste_fields
 from .xyz import add_axes, axes_of, in_cell, in_plot
 
 ENABLED = SETTINGS[0].name
-KEYS = (STOPPED_KEY, NOTE_KEY, *(setting.key for setting in SETTINGS))
+KEYS = (STOPPED_KEY, NOTE_KEY, PHASE_KEY, *(setting.key for setting in SETTINGS))
 
 
 class DemoFusionScript(scripts.Script):
@@ -99,7 +99,7 @@ class DemoFusionScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         run = detach(p)
         if run is not None:
-            append_kept(processed, run.kept)
+            show_kept(p, processed, run.kept)
             remove_served(p, run)
             make_savable(processed.images)
 
@@ -107,8 +107,11 @@ class DemoFusionScript(scripts.Script):
 def before_image_saved(save: Any) -> None:
     """The host's callback with `ImageSaveParams`, for every file that it writes."""
     run = run_of(save.p)
-    if run is not None:
-        name_file(run.kept, save)
+    if run is None:
+        name_chosen_file(save)
+        return
+    name_file(run.kept, save)
+    name_by_size(save)
 
 
 def switched_off(args: Sequence[Any]) -> bool:
