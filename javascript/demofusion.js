@@ -45,7 +45,7 @@ const demofusionPage = (function() {
     function show(answer) {
         const line = find(".demofusion-line");
         const mistakes = Object.entries(answer.mistakes || {});
-        const hidden = mistakes.filter(([name]) => !beside(name)).map(([, text]) => text);
+        const hidden = mistakes.filter(([name]) => !beside(name)).map(([name, text]) => inItsLabelsWords(name, text));
         mistakesBeside(answer.mistakes || {});
         const rows = [
             ["figures" + (answer.amber ? " amber" : ""), answer.line],
@@ -79,8 +79,15 @@ const demofusionPage = (function() {
             if (!mistakes[block.id.slice("demofusion_".length)]) setMistake(block, "");
         });
         Object.entries(mistakes).forEach(function([name, text]) {
-            if (part(name)) setMistake(part(name), text);
+            if (part(name)) setMistake(part(name), inItsLabelsWords(name, text));
         });
+    }
+
+    // the label as it is shown, in another language say
+    function inItsLabelsWords(name, text) {
+        const label = gradio_config.components.find((c) => c.props.elem_id === `demofusion_${name}`)?.props.label;
+        const shown = part(name)?.querySelector("[data-testid=block-info]")?.textContent.trim();
+        return label && shown && text.startsWith(label) ? shown + text.slice(label.length) : text;
     }
 
     function setMistake(block, text) {
@@ -170,6 +177,10 @@ const demofusionPage = (function() {
                 block.setAttribute("role", "radiogroup");
                 block.setAttribute("aria-labelledby", label.id);
             }
+        });
+        // the host translates what is added to the page, and not the tooltips that it puts there itself
+        [accordion.querySelector(".label-wrap"), ...accordion.querySelectorAll("[title]")].forEach(function(titled) {
+            titled.title = (hasLocalization() && getTranslation(titled.title)) || titled.title;
         });
         accordion.querySelectorAll("button.tool").forEach((button) => button.setAttribute("aria-label", button.title));
         find("#demofusion-target-lock").setAttribute("aria-pressed", "false");

@@ -49,6 +49,7 @@ callback_map: dict = {
     "callbacks_before_image_saved": [],
     "callbacks_ui_settings": [],
     "callbacks_app_started": [],
+    "callbacks_before_ui": [],
 }
 
 
@@ -98,3 +99,7 @@ def on_ui_settings(callback, *, name=None):
 
 def on_app_started(callback, *, name=None):
     callback_map["callbacks_app_started"].append(callback)
+
+
+def on_before_ui(callback, *, name=None):
+    callback_map["callbacks_before_ui"].append(callback)
