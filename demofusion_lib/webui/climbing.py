@@ -17,13 +17,11 @@ from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
 from .kept import end_with, keep_images
-from .notes import tell, untell
+from .notes import STOPPED_KEY, tell, untell
 from .planning import plan_of
 from .progress import Progress
 from .resuming import Saving, resumed
 from .sampling import PhaseInterrupted, PhaseSampler
-
-STOPPED_KEY = "DemoFusion stopped"
 
 Finished = tuple[int, torch.Tensor]
 """A phase's number, and the latent that it ended with; of phase 1 uncropped."""

@@ -6,22 +6,15 @@ wrong is found by the checks that a run goes through.
 
 from __future__ import annotations
 
-import os
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-from modules import devices, sd_samplers, shared
+from modules import sd_samplers, shared
 
-from .. import vae
 from ..core import Phase
-from ..needs import Needs
 from ..params import LATENT_PX, Params, SettingsError, size_text
-from ..plan import Plan
 from ..work import work_of
 from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
@@ -35,8 +28,6 @@ BASE = ""
 """Stands for a setting's name where a mistake is about the base image."""
 FAR = 1.4
 """How many times larger or smaller than its native size a model draws without falling apart, by the side of a square."""
-SECONDS_KNOWN = 2.0
-"""For so long what was free is taken to be free."""
 
 
 @dataclass
@@ -241,65 +232,11 @@ def count(told: Forecast, p: Any, settings: Params, found: Checkpoint, phases: l
     if found.model is not None:
         speeds = known(found.model, plan.drawn_lat, plan.params.vae)
         told.seconds = None if speeds is None else work_of(plan).seconds(speeds) * p.n_iter
-        remember(told, plan, found.model)
+        from .needed import needed  # with the first forecast, not with the webui
 
-
-# Memory
-
-
-class Free:
-    """What is free where the host draws, as it was when nothing was drawn last: what a run holds it gives back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.memory: vae.Memory | None = None
-        self.asked = -SECONDS_KNOWN
-
-    def __call__(self) -> vae.Memory:
-        with self.lock:
-            busy = bool(shared.state.job)
-            if self.memory is None or (not busy and monotonic() - self.asked > SECONDS_KNOWN):
-                self.memory, self.asked = vae.Memory.find(devices.device, folder()), monotonic()
-            return self.memory
-
-
-free = Free()
-
-
-def folder() -> str:
-    """Where a run would lay layers as files (`decoding.folder_of`)."""
-    wanted = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
-    return wanted if os.path.isdir(wanted or "") else tempfile.gettempdir()
-
-
-def remember(told: Forecast, plan: Plan, model: Any) -> None:
-    """Fills in what the run takes, and whether it fits."""
-    coder, last = model.first_stage_model, plan.phases[-1] if plan.phases else None
-    needs = Needs(plan, coder, devices.device)
-    sampled = max(needs.latents(phase) for phase in (None, *plan.phases))
-    made = max([sampled, needs.picture(*needs.size_lat(last)), *(needs.enlarging(phase) for phase in plan.phases)])
-    told.memory_bytes = made + weights(model)
-    if plan.params.vae == "host" or not plan.phases:
-        return
-    try:
-        chosen = vae.chosen(
-            coder, *needs.size_lat(last), mode=plan.params.vae, memory=free(), dtype=None, images=plan.images
-        )
-    except vae.Unreadable:
-        return
-    told.fits = chosen is not None
-    told.memory_plan = str(chosen) if chosen else ""
-    if chosen is None:
-        told.warnings.append("the picture can't be decoded in the memory that is free")
-    elif chosen.mode == "estimated" and plan.params.vae != "estimated":
-        told.warnings.append("too little memory is free to decode it exactly: statistics will be estimated")
-
-
-def weights(model: Any) -> int:
-    """Of the model, where all of it stays on the device."""
-    if getattr(model, "lowvram", False):
-        model = model.first_stage_model
-    return sum(part.numel() * part.element_size() for part in model.parameters()) if hasattr(model, "parameters") else 0
+        needs = needed(plan, found.model)
+        told.memory_bytes, told.fits, told.memory_plan = needs.bytes, needs.fits, needs.decoding
+        told.warnings += needs.warnings
 
 
 # Words

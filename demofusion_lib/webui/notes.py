@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 NOTE_KEY = "DemoFusion note"
+STOPPED_KEY = "DemoFusion stopped"
 
 
 def tell(p: Any, notes: list[str], text: str) -> None:

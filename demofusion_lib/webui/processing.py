@@ -10,12 +10,10 @@ from .. import params
 from ..core import Phase, WindowBatch
 from ..params import LATENT_PX, Params, size_text
 from .checks import check_model, check_sampler
-from .climbing import STOPPED_KEY, Climb
 from .kept import Kept, saves
-from .notes import tell, write
+from .notes import STOPPED_KEY, tell, write
 from .planning import latent_size, reach
 from .refusal import SettingsError, refusal
-from .resuming import remove
 from .room import why_not
 
 ATTRIBUTE = "demofusion_run"
@@ -122,6 +120,8 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     write(p, notes)
     if not phases:
         return host_sample()
+    from .climbing import Climb  # with the first picture, not with the webui: half of all that there is to load
+
     try:
         run_of_batch = Climb(p, run, notes)
     except params.SettingsError as error:
@@ -133,7 +133,9 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
 
 def remove_served(p: Any, run: Run) -> None:
     """Files that pictures were drawn from which are saved now."""
-    if not run.kept.unsaved:
+    if run.served and not run.kept.unsaved:
+        from .resuming import remove
+
         remove(p, run.served)
         run.served = set()
 

@@ -27,7 +27,6 @@ from .processing import (
 )
 from .prompts import to_infotext
 from .refusal import refusal, refuse
-from .resuming import resumed
 from .ui import accordion, paste_fields
 from .xyz import add_axes, axes_of, in_cell, in_plot
 
@@ -80,7 +79,9 @@ class DemoFusionScript(scripts.Script):
             return
         try:
             _, phases = checked(p, run.params)
-            if phases:
+            if phases and run.params.resume:
+                from .resuming import resumed
+
                 resumed(p, plan_of(p, run.params))
         except Exception as error:
             stop(p, error)

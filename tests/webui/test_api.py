@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+import sys
 
 import jsonschema
 import pytest
@@ -162,6 +163,17 @@ def test_a_checkpoint_that_the_request_names(host, client):
 
 
 # Where and for whom
+
+
+def test_what_a_picture_needs_is_loaded_with_the_first_one(host):
+    """And not while the webui starts."""
+    late = {f"demofusion_lib.webui.{name}" for name in ("climbing", "decoding", "resuming", "sampling", "needed")}
+    started(host)
+    for callback in host.script_callbacks.callback_map["callbacks_ui_settings"]:
+        callback()
+    assert not late & set(sys.modules)
+    host.txt2img({"scale": 2})
+    assert "demofusion_lib.webui.climbing" in sys.modules
 
 
 def test_once_for_an_app(host):

@@ -166,7 +166,8 @@ def test_a_checkpoint_that_is_not_loaded(host, room, checkpoint, family):
 
 def test_memory(host, room, monkeypatch):
     coder = host.model.first_stage_model
-    monkeypatch.setattr(room.vae, "chosen", lambda given, *size, **more: asked.append((given, size, more["mode"])))
+    memory = importlib.import_module("demofusion_lib.webui.needed")
+    monkeypatch.setattr(memory.vae, "chosen", lambda given, *size, **more: asked.append((given, size, more["mode"])))
     asked = []
     told = room.forecast({**OURS, "scale": 3, "vae": "exact"}, **BASE)
     assert asked == [(coder, (48, 48), "exact")]
@@ -179,10 +180,11 @@ def test_memory(host, room, monkeypatch):
 def test_what_is_free_is_asked_for_between_runs(host, room, monkeypatch):
     """What a run holds it gives back; and a device is not to be asked at every key."""
     asked = []
-    monkeypatch.setattr(room.vae.Memory, "find", lambda *given: asked.append(given) or len(asked))
+    memory = importlib.import_module("demofusion_lib.webui.needed")
+    monkeypatch.setattr(memory.vae.Memory, "find", lambda *given: asked.append(given) or len(asked))
     now = [0.0]
-    monkeypatch.setattr(room, "monotonic", lambda: now[0])
-    free = room.Free()
+    monkeypatch.setattr(memory, "monotonic", lambda: now[0])
+    free = memory.Free()
     assert (free(), free()) == (1, 1)
     now[0] = 10.0
     host.state.job = "txt2img"
