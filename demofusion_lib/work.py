@@ -82,23 +82,23 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
 
 
 def _parts(plan: Plan) -> Iterator[Part]:
-    size_px = _px(plan.drawn_lat)
-    yield Part(BASE_ROW, 1, plan.base_evaluations, size_px)
+    """Pictures between phases go through the VAE one by one, decoded and encoded; those that are shown, all of a batch."""
+    yield Part(BASE_ROW, 1, plan.base_evaluations, _px(plan.drawn_lat))
     size_px = _px(plan.base_lat)
     for number, phase in enumerate(plan.phases, start=1):
         if plan.params.keep_phases:
-            yield _vae_part(plan, DECODED_PX, number, size_px)
-        next_px = _px((phase.height_lat, phase.width_lat))
+            yield decode_part(number, size_px, plan.images)
+        before_px, size_px = size_px, _px((phase.height_lat, phase.width_lat))
         if plan.params.enlarge == "pixels":
-            yield _vae_part(plan, DECODED_PX, phase.number, size_px)
-            yield _vae_part(plan, ENCODED_PX, phase.number, next_px)
-        size_px = next_px
+            encode = Part(ENCODED_PX, phase.number, vae_px(*size_px), size_px)
+            yield from [decode_part(phase.number, before_px), encode] * plan.images
         yield Part(ROW, phase.number, plan.evaluations(phase), size_px)
-    yield _vae_part(plan, DECODED_PX, _last(plan.phases), size_px)
+    yield decode_part(_last(plan.phases), size_px, plan.images)
 
 
-def _vae_part(plan: Plan, kind: str, phase: int, size_px: tuple[int, int]) -> Part:
-    return Part(kind, phase, plan.images * vae_px(*size_px), size_px)
+def decode_part(phase: int, size_px: tuple[int, int], images: int = 1) -> Part:
+    """phase: the number of the one that the picture is of, or that begins with it."""
+    return Part(DECODED_PX, phase, images * vae_px(*size_px), size_px)
 
 
 def vae_px(width_px: int, height_px: int) -> int:

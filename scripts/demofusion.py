@@ -5,6 +5,7 @@ from modules import script_callbacks
 from demofusion_lib.webui.api import add_routes
 from demofusion_lib.webui.languages import add_to_packs
 from demofusion_lib.webui.options import add_options
+from demofusion_lib.webui.progress import evaluated
 from demofusion_lib.webui.script import DemoFusionScript, before_image_saved  # noqa: F401
 
 # here and not where it is defined: what is registered while a library is imported is gone after Reload UI
@@ -12,3 +13,4 @@ script_callbacks.on_before_image_saved(before_image_saved)
 script_callbacks.on_ui_settings(add_options)
 script_callbacks.on_before_ui(add_to_packs)
 script_callbacks.on_app_started(add_routes)
+script_callbacks.on_cfg_denoised(evaluated)

@@ -18,7 +18,7 @@ from .planning import Job, Plan, answer_bytes, no_room, plans
 from .program import Program
 from .progress import Progress
 from .reading import is_offloaded, read_decoder, read_encoder
-from .running import follow, work_tiles
+from .running import follow, stretches
 
 MODES = ("auto", "exact", "estimated")
 TILE_LAT = 64
@@ -34,6 +34,7 @@ def decode(
     memory: Memory | None = None,
     on_tile: Callable[[int, int], None] | None = None,
     told: Callable[[Plan], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
     dtype: torch.dtype | None = None,
     fallback: torch.dtype | None = None,
     out_device: torch.device | str = "cpu",
@@ -47,6 +48,7 @@ def decode(
     tile_lat: a tile has as many values as the last layer's has on `tile_lat` latent cells squared. At least 8.
     memory: what is free; found out if None.
     on_tile: told `(done, total)` after each tile's work. What it raises ends the work, and leaves nothing behind.
+    on_share: told the share of the work that is done, up to 1, after each tile; as tiles differ, in proportion to time.
     told: given the plan before the work begins; a second time if the work is begun anew (fallback, lack of memory).
     dtype: precision to compute in, without changing the module; the weights' own if None.
     fallback: precision to begin anew in, once, where values are not finite.
@@ -57,7 +59,9 @@ def decode(
     """
     _check(latent, mode, tile_lat)
     whole_at_device(vae)
-    return _run(read_decoder(vae), latent, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device), fallback)
+    return _run(
+        read_decoder(vae), latent, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share), fallback
+    )
 
 
 def encode(
@@ -69,6 +73,7 @@ def encode(
     memory: Memory | None = None,
     on_tile: Callable[[int, int], None] | None = None,
     told: Callable[[Plan], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
     dtype: torch.dtype | None = None,
     fallback: torch.dtype | None = None,
     out_device: torch.device | str = "cpu",
@@ -79,7 +84,9 @@ def encode(
     """
     _check(image, mode, tile_lat)
     whole_at_device(vae)
-    return _run(read_encoder(vae), image, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device), fallback)
+    return _run(
+        read_encoder(vae), image, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share), fallback
+    )
 
 
 def peak_bytes(
@@ -116,6 +123,7 @@ class Options:
     told: Callable[[Plan], None] | None
     dtype: torch.dtype | None
     out_device: torch.device | str
+    on_share: Callable[[float], None] | None = None
 
 
 def _run(program: Program, given: torch.Tensor, options: Options, fallback: torch.dtype | None) -> torch.Tensor:
@@ -154,7 +162,7 @@ def _job(program: Program, size: Sequence[int], tile_lat: int, dtype: torch.dtyp
 
 def _follow(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder: str) -> torch.Tensor:
     answer = new_answer(given.shape[0], job.shapes[-1], job.dtype, options.out_device)
-    progress = Progress(work_tiles(plan, job) * given.shape[0], options.on_tile, job.program.device)
+    progress = Progress(stretches(plan, job), given.shape[0], options.on_tile, job.program.device, options.on_share)
     for picture, target in zip(given, answer):
         with opened(plan.store, job.program.device, folder) as store:
             run = Exact(store, progress, job.values, options.dtype)

@@ -11,7 +11,7 @@ from .errors import NotFinite
 from .layers import convolved, readied_step, ready, swept, tile_input
 from .planes import Answer, Given, Plane, Store
 from .program import Attend, Shape, Step, Sweep, shape_after
-from .progress import Progress
+from .progress import Progress, Stretch
 from .statistics import Affine, Gathered, Moments
 from .tiles import Tile, cut
 
@@ -33,12 +33,20 @@ def key_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
     return cut(shape.height, shape.width, max(1, min(values // (2 * queries), values // (2 * shape.channels))))
 
 
-def step_tiles(step: Step, source: Shape, target: Shape, values: int) -> int:
-    """How many tiles of work a step is."""
+VALUE_PRODUCTS = 300
+"""What it takes to read, normalise, copy and write a value, in products of a convolution (measured on a CPU: 250 to 350)."""
+
+
+def step_stretches(step: Step, source: Shape, target: Shape, values: int) -> list[Stretch]:
+    """The tiles that a step is, and their work, in products."""
     if isinstance(step, Sweep):
-        return len(sweep_tiles(step, source, target, values))
-    keys = len(key_tiles(step, source, values))
-    return keys + len(query_tiles(step, source, values)) * keys
+        weights = step.conv.weight.numel() + (0 if step.shortcut is None else step.shortcut.weight.numel())
+        moved = source.values * step.up**2 + target.values
+        return [(len(sweep_tiles(step, source, target, values)), target.cells * weights + VALUE_PRODUCTS * moved)]
+    keys, queries = len(key_tiles(step, source, values)), len(query_tiles(step, source, values))
+    square = source.channels * source.channels * source.cells
+    scores = 2 * source.channels * source.cells * source.cells
+    return [(keys, 2 * square + VALUE_PRODUCTS * 2 * source.values), (queries * keys, 2 * square + scores)]
 
 
 @dataclass

@@ -6,10 +6,11 @@ import torch
 
 from .errors import NotFinite
 from .estimated import Part, run_part, tiles_of
-from .exact import Exact, step_tiles
+from .exact import Exact, step_stretches
 from .planes import Answer
 from .planning import Job, Plan
 from .program import Attend, Step
+from .progress import Stretch
 from .statistics import Gathered
 from .tiles import Tile
 
@@ -51,12 +52,15 @@ def estimate(part: Part, run: Exact, answer: Answer | None, after: Step | None) 
         run.planes["x"] = target
 
 
-def work_tiles(plan: Plan, job: Job) -> int:
-    """How many tiles of work a picture is."""
+def stretches(plan: Plan, job: Job) -> list[Stretch]:
+    """A picture's tiles in their order, as many as are alike together, and their work."""
     first, last = plan.part
     pairs = list(zip(job.program.steps, job.shapes, job.shapes[1:]))
-    exact = sum(step_tiles(*pair, job.values) for pair in (*pairs[:first], *pairs[last:]))
-    return exact + (tiles_of(_part(job, plan, None, readied=False), job.values) if last > first else 0)
+    made = [stretch for pair in pairs[:first] for stretch in step_stretches(*pair, job.values)]
+    if last > first:
+        work = sum(work for pair in pairs[first:last] for _, work in step_stretches(*pair, job.values))
+        made.append((tiles_of(_part(job, plan, None, readied=False), job.values), work))
+    return made + [stretch for pair in pairs[last:] for stretch in step_stretches(*pair, job.values)]
 
 
 def _part(job: Job, plan: Plan, dtype: torch.dtype | None, readied: bool = True) -> Part:

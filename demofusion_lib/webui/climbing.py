@@ -35,7 +35,7 @@ class Climb:
         self.plan = plan_of(p, run.params)
         self.found = resumed(p, self.plan)
         self.saving = Saving(p, self.plan, self._tell)
-        self.progress = Progress(self.plan)
+        self.progress = Progress(self.plan, p.sd_model)
         if run.batch is None:
             run.batch = window_batch(run.params.window_batch, devices.device)
         self.batch: WindowBatch = run.batch
@@ -50,13 +50,14 @@ class Climb:
                 first = self._go_on(*self.found)
             else:
                 base = host_sample()
+                if not stop_pressed():
+                    self.progress.base_ended()
                 if stop_pressed() and base is self.p.sampler.last_latent:
                     # not a finished picture: the host shows and saves it by its own rules
                     self._stopped(0, "interrupted")
                     return base
                 first = 1, base
             done = self._climb(*first)
-            self.progress.decoding()
             return self._deliver(done)
 
     def _go_on(self, path: str, found: SavedPhase) -> tuple[int, torch.Tensor]:
@@ -87,14 +88,14 @@ class Climb:
                 self.saving.begin(latent)
                 self.saving.save(*done[0], self.batch.size)
                 # while the model that ended it is loaded: a refiner's VAE may be its own
-                keep_images(p, self.run, 1, len(self.plan.phases) + 1, latent)
+                self._keep(1, latent)
             if stop_pressed():
                 raise PhaseInterrupted
             sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
             self.lent.enter_context(sampler.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             ahead = self.plan.phases[number - 1 :]
-            coder = Coder(p, self.plan.params.vae, self._tell, self.progress.enlarging)
+            coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
             enlarge = self.plan.enlarge(coder.decode, coder.encode)
             climbing = climb(latent, ahead, sampler, enlarge=enlarge, anchor=self.saving.anchor)
             for phase, latent in climbing:
@@ -103,7 +104,7 @@ class Climb:
                 self.saving.save(phase.number, latent, self.batch.size)
                 if phase.number == phase.last:
                     break
-                keep_images(p, self.run, phase.number, phase.last, latent)
+                self._keep(phase.number, latent)
                 if stop_pressed():
                     raise PhaseInterrupted
                 devices.torch_gc()
@@ -113,9 +114,14 @@ class Climb:
             self._report(done[-1][0], error)
         return done
 
+    def _keep(self, number: int, latent: torch.Tensor) -> None:
+        if self.plan.params.keep_phases:
+            with self.progress.kept(number):
+                keep_images(self.p, self.run, number, len(self.plan.phases) + 1, latent)
+
     def _decode_by_tiles(self) -> None:
         cells = self.plan.drawn_lat[0] * self.plan.drawn_lat[1]
-        wanted = tiled(self.p, self.plan.params.vae, cells, self._tell, self.progress.decoded)
+        wanted = tiled(self.p, self.plan.params.vae, cells, self._tell, self.progress)
         self.tiles = self.lent.enter_context(wanted)
 
     def _tell(self, text: str) -> None:
@@ -154,7 +160,8 @@ class Climb:
             devices.torch_gc()
             before = max((number for number, _ in done if number < complete), default=0)
             try:
-                with self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext():
+                heeding = self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext()
+                with self.progress.delivered(complete, size_px(latent)), heeding:
                     decoded = decode(p, latent)
             except DecodingInterrupted:
                 self._stopped(before, "interrupted", at="while decoding")
@@ -184,6 +191,11 @@ class Climb:
 
 def stop_pressed() -> bool:
     return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def size_px(latent: torch.Tensor) -> tuple[int, int]:
+    """`(width, height)` of its picture."""
+    return latent.shape[-1] * LATENT_PX, latent.shape[-2] * LATENT_PX
 
 
 def decode(p: Any, latent: torch.Tensor) -> DecodedSamples:

@@ -23,6 +23,7 @@ from .. import vae
 from ..memory import giving_back
 from ..params import LATENT_PX
 from .others import extension_of
+from .progress import Progress
 
 HOOK = "send_me_to_gpu"
 LENT = "first_stage_model_decode_wrap"
@@ -42,7 +43,7 @@ class TiledDecode:
 
     def __init__(
         self, model: Any, mode: str, larger_than: int, folder: str,
-        tell: Callable[[str], None], progress: Callable[[float], None],
+        tell: Callable[[str], None], progress: Progress,
     ):  # fmt: skip
         self.model = model
         self.mode = mode
@@ -70,7 +71,8 @@ class TiledDecode:
         memory = vae.Memory.find(devices.device, self.folder)
         try:
             return vae.decode(
-                self.model, z, mode=self.mode, memory=memory, on_tile=giving_back(self._after_tile), told=self._told_plan
+                self.model, z, mode=self.mode, memory=memory, on_tile=giving_back(self._after_tile), told=self._told_plan,
+                on_share=self._tell_share,
             )  # fmt: skip
         except vae.NotFinite as error:
             if self._is_preview or shared.cmd_opts.disable_nan_check:
@@ -92,7 +94,10 @@ class TiledDecode:
         state = shared.state
         if (state.interrupted or state.skipped) and monotonic() >= self.deaf_until:
             raise DecodingInterrupted
-        self.progress(done / total)
+
+    def _tell_share(self, share: float) -> None:
+        if not self._is_preview:
+            self.progress.tile(share)
 
     @contextlib.contextmanager
     def heeding_new_stops(self, *, deaf: bool = False) -> Iterator[None]:
@@ -136,7 +141,7 @@ def folder_of(p: Any) -> str:
 
 @contextlib.contextmanager
 def tiled(
-    p: Any, mode: str, larger_than: int, tell: Callable[[str], None], progress: Callable[[float], None]
+    p: Any, mode: str, larger_than: int, tell: Callable[[str], None], progress: Progress
 ) -> Iterator[TiledDecode | None]:
     """Puts a `TiledDecode` into the model that is loaded, and takes it out again whatever happens. None: the host's own."""
     model = p.sd_model.first_stage_model

@@ -11,13 +11,15 @@ from modules.processing import decode_latent_batch
 
 from .. import vae
 from ..memory import giving_back
+from ..work import DECODED_PX, ENCODED_PX
 from .decoding import DecodingInterrupted, folder_of, to_device
+from .progress import Progress
 
 
 class Coder:
-    """mode: the setting `vae`. tell: given what a user should know. progress: given how far a picture's tiles are, 0 to 1."""
+    """mode: the setting `vae`. tell: given what a user should know."""
 
-    def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Callable[[float], None]):
+    def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Progress):
         self.model = p.sd_model
         self.mode = mode
         self.folder = folder_of(p)
@@ -26,11 +28,13 @@ class Coder:
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """`(1, 4, h, w)` to `(1, 3, 8h, 8w)` in [-1, 1]."""
-        return self._by_tiles(vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent))
+        with self.progress.between(DECODED_PX):
+            return self._by_tiles(vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Back again: the mean of what the encoder answers. The host's own `encode` would draw from it, by torch's global seed."""
-        moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels))
+        with self.progress.between(ENCODED_PX):
+            moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels))
         return moments.chunk(2, dim=1)[0].to(devices.device).float() * self.model.scale_factor
 
     def _by_tiles(
@@ -43,7 +47,7 @@ class Coder:
         try:
             return code(
                 first_stage, given, mode=self.mode, memory=vae.Memory.find(devices.device, self.folder),
-                on_tile=giving_back(self._after_tile), fallback=torch.float32,
+                on_tile=giving_back(self._after_tile), on_share=self.progress.tile, fallback=torch.float32,
             )  # fmt: skip
         except vae.Unreadable as error:
             self.mode = "host"
@@ -67,4 +71,3 @@ class Coder:
     def _after_tile(self, done: int, total: int) -> None:
         if shared.state.interrupted or shared.state.skipped:
             raise DecodingInterrupted
-        self.progress(done / total)

@@ -77,9 +77,7 @@ def to_image(decoded: torch.Tensor) -> Image.Image:
 
 
 def keep_images(p: Any, run: Any, phase_number: int, last: int, latent: torch.Tensor) -> None:
-    """Decodes a finished phase and saves it beside the result, if `keep_phases` is on."""
-    if not run.params.keep_phases:
-        return
+    """Decodes a finished phase and saves it beside the result."""
     decoded = decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)
     batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
     prompts = p.all_prompts[batch]  # with what they name of extra networks, which `p.prompts` is without

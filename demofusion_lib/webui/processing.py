@@ -13,6 +13,7 @@ from .checks import check_model, check_sampler
 from .kept import Kept, saves
 from .notes import STOPPED_KEY, tell, write
 from .planning import latent_size, reach
+from .progress import leave
 from .refusal import SettingsError, refusal
 from .room import why_not
 
@@ -62,6 +63,7 @@ class _Phased:
             return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
         except BaseException:
             detach(self)  # the host does not come to our postprocess
+            leave(failed=True)
             raise
 
     def save_samples(self) -> bool:

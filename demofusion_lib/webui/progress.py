@@ -1,96 +1,297 @@
-"""How far a picture is, over its base image and all phases, for the host's bar and for those who ask the API.
+"""How far a job is, from the first step of its first base image to the last tile of its last picture, for the host's bar and
+for those who ask the API.
 
 The host reckons `job_no / job_count + sampling_step / sampling_steps / job_count`, where the last two are those of the
-sampling under way. `job_count` stays the number of pictures: at 1 the page's Interrupt stops at once, above it it waits
-for the picture to end. So that the sum is right nevertheless, `job_no` is a number that knows the rest when it is divided.
+sampling under way, and what is left from that and the time since the job began. `job_count` stays the number of pictures:
+at 1 the page's Interrupt stops at once, above it it waits for the picture to end. So that the sum is right nevertheless,
+`job_no` is a number that knows the rest when it is divided, and that goes on knowing it when the host counts on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from time import time
 from typing import Any
 
 from modules import shared
 
 from ..core import Phase
+from ..pace import Pace
 from ..params import LATENT_PX
 from ..plan import Plan
+from ..work import BASE_ROW, DECODED_PX, ENCODED_PX, ROW, decode_part, parts_of
+from . import speeds
 
-
-class Progress:
-    """Of one picture, or of one batch of them. `costs` are patches of an image in each sampling, the base image's first."""
-
-    def __init__(self, plan: Plan):
-        rows = plan.images * plan.passes
-        self.costs = [n / rows for n in (plan.base_evaluations, *map(plan.evaluations, plan.phases))]
-        self.sampling = 0
-        self.done = 0.0
-        """The share of the sampling under way; the base image's is the host's own count of steps."""
-        self.job_no = int(shared.state.job_no)
-
-    def begin(self) -> None:
-        shared.state.job_no = Job(self.job_no, self)
-        self._name("")
-
-    def skip(self, samplings: int) -> None:
-        """So many of them an earlier run has done."""
-        self.sampling, self.done = samplings, 0.0
-
-    def enter(self, phase: Phase) -> None:
-        self.sampling, self.done = phase.number - 1, 0.0
-        self._name(f", {phase.width_lat * LATENT_PX}x{phase.height_lat * LATENT_PX}")
-
-    def _name(self, size: str) -> None:
-        shared.state.textinfo = f"DemoFusion phase {self.sampling + 1} of {len(self.costs)}{size}"
-
-    def in_step(self, phase: Phase, steps: int) -> float:
-        """Windows and sub-images of an image in one of the phase's `steps`, on average."""
-        return self.costs[phase.number - 1] / steps
-
-    def advance(self, share: float) -> None:
-        """`share` of the phase's steps are behind us."""
-        self.done = max(self.done, min(share, 1.0))
-
-    def enlarging(self, share: float) -> None:
-        """How far the decode or the encode of a picture between phases is."""
-        shared.state.textinfo = f"DemoFusion: enlarging the picture, {share:.0%}"
-
-    def decoding(self) -> None:
-        self.sampling, self.done = len(self.costs), 0.0
-        self.decoded(0.0)
-
-    def decoded(self, share: float) -> None:
-        """How far the decode of a picture is: the last one's, or one's that is kept between phases."""
-        if self.sampling == len(self.costs):
-            shared.state.textinfo = f"DemoFusion: decoding{f', {share:.0%}' if share else ''}"
-
-    def end(self) -> None:
-        """The picture is drawn; until the host goes on to the next, its own count says so."""
-        shared.state.job_no, shared.state.textinfo = self.job_no, None
-        shared.state.sampling_step = shared.state.sampling_steps
-
-    @property
-    def share(self) -> float:
-        if self.sampling == 0:
-            return self.costs[0] * host_share() / sum(self.costs)
-        current = self.costs[self.sampling] if self.sampling < len(self.costs) else 0.0
-        return (sum(self.costs[: self.sampling]) + current * self.done) / sum(self.costs)
+AHEAD = 0.005
+"""The host's API adds a hundredth to the share, its page does not, and each reckons the rest of the time from what it has:
+with half of it taken off, both are as little wrong."""
+LATE = 0.05
+"""Where a stretch takes longer than was thought and shows nothing, this share of what was thought to be left stays."""
 
 
 class Job(int):
-    """A `job_no` that is as far as its picture is when the host divides it by the number of pictures."""
+    """A `job_no` that is as far as the host's job is when the host divides it by the number of pictures."""
 
-    progress: Progress
+    bar: Bar
 
-    def __new__(cls, number: int, progress: Progress) -> Job:
+    def __new__(cls, number: int, bar: Bar) -> Job:
         job = super().__new__(cls, number)
-        job.progress = progress
+        job.bar = bar
         return job
 
     def __truediv__(self, count: Any) -> float:
         # the host adds its own share of the sampling under way to this
-        return (int(self) + self.progress.share - host_share()) / count
+        return max(0.0, self.bar.share(count) - AHEAD) - host_share() / count
+
+    def __add__(self, other: int) -> Job:
+        return Job(int(self) + other, self.bar)
+
+
+class Bar:
+    """Of one job of the host, all its pictures: of a batch count, or of a plot's cells."""
+
+    def __init__(self, pace: Pace):
+        self.began = began()
+        self.pace = pace
+        self.shown = 0.0
+        self.in_parts = 0.0
+        """Seconds of pictures that are drawn, in all that is reckoned with here."""
+        self.beside = 0.0
+        """Seconds a picture in what is not, such as saving it; of those that are drawn."""
+        self.picture: Progress | None = None
+
+    def begin(self, picture: Progress) -> None:
+        """The next picture."""
+        before, self.picture = self.picture, picture
+        if before is not None and picture.number > 0:
+            self.in_parts += before.in_parts
+            self.beside = max(0.0, time() - self.began - self.in_parts) / picture.number
+
+    def share(self, count: int) -> float:
+        """Of the time that the job will have taken, what is behind us; it never falls."""
+        left = self.seconds_left(count)
+        if left is not None:
+            passed = max(time() - self.began, 0.0)
+            self.shown = max(self.shown, min(1.0, passed / (passed + left)) if passed + left > 0 else 0.0)
+        return self.shown
+
+    def seconds_left(self, count: int) -> float | None:
+        """None where it is too early to say."""
+        if self.picture is None:
+            return None
+        left = self.picture.seconds_left()
+        to_come = count - self.picture.number - 1
+        if left is None or to_come <= 0:
+            return left
+        each = self.pace.seconds((part.kind, part.amount) for part in self.picture.planned)
+        return None if each is None else left + to_come * (each + self.beside)
+
+
+class Progress:
+    """Of one picture, or of one batch of them."""
+
+    def __init__(self, plan: Plan, model: Any = None):
+        self.plan, self.model = plan, model
+        self.planned = parts_of(plan)
+        self.parts = list(self.planned)
+        """Those that are done, and those that are still to be."""
+        self.at = 0
+        self.done = 0.0
+        """The share of the part under way."""
+        self.under_way = self.ended = False
+        self.marked = time()
+        self.in_parts = 0.0
+        self.evaluations = 0
+        self.own = Pace(None, 1)
+        """What this picture has shown, for the runs to come."""
+        self.number = int(shared.state.job_no)
+        self.images = plan.images
+        self.image, self.tiles_done = 0, 0.0
+        self.step_text = ""
+
+    # the host's state
+
+    def begin(self) -> None:
+        """The base image comes next."""
+        found = shared.state.job_no
+        if isinstance(found, Job) and found.bar.began == began():
+            self.bar = found.bar
+        else:
+            known = speeds.known(self.model, self.plan.drawn_lat, self.plan.params.vae)
+            self.bar = Bar(Pace(known, self.plan.drawn_lat[0] * self.plan.drawn_lat[1] * LATENT_PX**2))
+        self.bar.begin(self)
+        shared.state.job_no = Job(self.number, self.bar)
+        self._begin(0)
+        self._name_phase(1)
+
+    def end(self) -> None:
+        """The picture is drawn, or will never be; the host's own count of it is full."""
+        self.ended, self.under_way = True, False
+        shared.state.textinfo = None
+        shared.state.sampling_step = shared.state.sampling_steps
+        speeds.learn(self.model, self.plan.drawn_lat, self.plan.params.vae, self.own.shown())
+
+    # parts, in their order
+
+    @contextlib.contextmanager
+    def part(self, kind: str, phase: int) -> Iterator[None]:
+        """The next one of this kind that belongs to a phase; it is done when this ends without an error."""
+        ahead = range(self.at + 1, len(self.parts))
+        found = [i for i in ahead if (self.parts[i].kind, self.parts[i].phase) == (kind, phase)]
+        self._begin(found[0] if found else self.at)
+        yield
+        self.advance(1.0)
+        self.under_way = False
+
+    def _begin(self, at: int) -> None:
+        self.at, self.done, self.under_way = at, 0.0, True
+        self.marked = time()
+        self.image, self.tiles_done = 0, 0.0
+
+    def advance(self, share: float) -> None:
+        """`share` of the part under way are behind us."""
+        part, now, share = self.parts[self.at], time(), min(share, 1.0)
+        if not self.under_way or share <= self.done:
+            return
+        # the first evaluation of a base image loads and warms up what the others find
+        first = part.kind == BASE_ROW and self.done == 0 and share < 1
+        seconds, amount = (0.0, 0.0) if first else (now - self.marked, (share - self.done) * part.amount)
+        for pace in (self.bar.pace, self.own):
+            pace.show(part, amount, seconds)
+        self.in_parts += now - self.marked
+        self.marked, self.done = now, share
+
+    def seconds_left(self) -> float | None:
+        """Of this picture."""
+        if self.ended:
+            return 0.0
+        part = self.parts[self.at]
+        left = self.bar.pace.seconds([(part.kind, part.amount * (1 - self.done))])
+        rest = self.bar.pace.seconds((part.kind, part.amount) for part in self.parts[self.at + 1 :])
+        if left is None or rest is None:
+            return None
+        return max(left - (time() - self.marked), LATE * left) + rest
+
+    # what the parts tell
+
+    def evaluated(self) -> None:
+        """The host has evaluated its model once, be it in the base image."""
+        part = self.parts[self.at]
+        if self.under_way and part.kind == BASE_ROW:
+            self.evaluations += 1
+            rows = self.plan.images * self.plan.passes
+            self.advance(min(self.evaluations * rows / part.amount, 1.0 if self.plan.is_exact else 0.95))
+            self._name_phase(1, f", step {min(shared.state.sampling_step + 1, self.plan.steps)} of {self.plan.steps}")
+
+    def base_ended(self) -> None:
+        self.advance(1.0)
+        self.under_way = False
+
+    def skip(self, samplings: int) -> None:
+        """So many of them an earlier run has done."""
+        done = next(i for i, part in enumerate(self.parts) if part.kind in (BASE_ROW, ROW) and part.phase == samplings)
+        self.parts = [self.parts[done], *self.parts[done + 1 :]]
+        self.at, self.done, self.under_way = 0, 1.0, False
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        self._name_phase(phase.number)
+        with self.part(ROW, phase.number):
+            yield
+
+    def step(self, phase: Phase, number: int, steps: int) -> None:
+        """Step `number`, the first is 0, of so many."""
+        self._name_phase(phase.number, f", step {min(number + 1, steps)} of {steps}")
+
+    def step_ends(self, phase: Phase, steps: int) -> list[float]:
+        """How many rows the model is given to the end of each step; of a sampler with more evaluations than steps, on average."""
+        levels = self.plan.phase_levels
+        if len(levels) == steps:
+            return list(itertools.accumulate(float(self.plan.images * self.plan.rows(phase, t)) for t in levels))
+        return [self.plan.evaluations(phase) * (number + 1) / steps for number in range(steps)]
+
+    @contextlib.contextmanager
+    def between(self, kind: str) -> Iterator[None]:
+        """A picture is decoded or encoded for the phase that comes next to begin with."""
+        with self.part(kind, next((part.phase for part in self.parts[self.at + 1 :] if part.kind == kind), 0)):
+            self._name_vae(0.0)
+            yield
+
+    @contextlib.contextmanager
+    def kept(self, phase: int) -> Iterator[None]:
+        """The pictures of a finished phase are decoded to be shown beside the result."""
+        with self.part(DECODED_PX, phase):
+            self._name_vae(0.0)
+            yield
+
+    @contextlib.contextmanager
+    def delivered(self, phase: int, size_px: tuple[int, int]) -> Iterator[None]:
+        """The pictures of `phase` are decoded to be the result, whatever was still to come."""
+        self.parts[self.at + 1 :] = [decode_part(phase, size_px, self.images)]
+        with self.part(DECODED_PX, phase):
+            self._name_vae(0.0)
+            yield
+
+    def tile(self, share: float) -> None:
+        """How far the VAE is with a picture; of several pictures of a part, one after the other."""
+        part = self.parts[self.at]
+        if not self.under_way or part.kind not in (DECODED_PX, ENCODED_PX):
+            return
+        if share < self.tiles_done:
+            self.image += 1
+        self.tiles_done = share
+        pictures = max(1, round(part.amount / decode_part(1, part.size_px).amount))
+        self.advance((min(self.image, pictures - 1) + share) / pictures)
+        self._name_vae(share)
+
+    # words
+
+    def _name_phase(self, number: int, step: str = "") -> None:
+        size_px = f", {size(self._size_of(number))}" if number > 1 else ""
+        shared.state.textinfo = (
+            f"DemoFusion phase {number} of {len(self.plan.phases) + 1}{size_px}{step}{self._which()}"
+        )
+
+    def _size_of(self, number: int) -> tuple[int, int]:
+        return next(part.size_px for part in self.planned if part.kind == ROW and part.phase == number)
+
+    def _name_vae(self, share: float) -> None:
+        part = self.parts[self.at]
+        enlarges = part.kind == ENCODED_PX or any(
+            later.kind == ENCODED_PX for later in self.parts[self.at + 1 : self.at + 2]
+        )
+        does = f"enlarging to {size(self._size_of(part.phase))}" if enlarges else f"decoding {size(part.size_px)}"
+        shared.state.textinfo = f"DemoFusion: {does}{f', {share:.0%}' if share else ''}{self._which()}"
+
+    def _which(self) -> str:
+        count = shared.state.job_count
+        return f", picture {self.number + 1} of {count}" if count > 1 else ""
+
+
+def size(size_px: Sequence[int]) -> str:
+    return f"{size_px[0]}x{size_px[1]}"
+
+
+def began() -> float:
+    return float(shared.state.time_start or 0.0)
 
 
 def host_share() -> float:
     state = shared.state
     return min(state.sampling_step / state.sampling_steps, 1.0) if state.sampling_steps > 0 else 0.0
+
+
+def evaluated(params: Any) -> None:
+    """The host's callback after every evaluation of its guided model, in every picture, ours or not."""
+    job = shared.state.job_no
+    if isinstance(job, Job) and job.bar.picture is not None:
+        job.bar.picture.evaluated()
+
+
+def leave(failed: bool = False) -> None:
+    """A run of the host ends: nothing of ours stays in its state, unless more of the job's pictures follow."""
+    state = shared.state
+    if failed or state.job_no >= state.job_count or state.interrupted or state.stopping_generation:
+        state.job_no = int(state.job_no)

@@ -34,29 +34,33 @@ SCHEDULE_KEY = "Schedule type"
 
 
 class PhaseWatcher:
-    """Keeps what depends on the model calls up to date: how far the phase is, and the host's HyperTile.
+    """Keeps what depends on the model calls up to date: how far the phase is, and the host's HyperTile."""
 
-    patches: how many a step asks for, each prompt and negative prompt left uncounted.
-    """
-
-    def __init__(self, progress: Progress, hypertile: HyperTile, steps: int, patches: float):
+    def __init__(self, progress: Progress, phase: Phase, hypertile: HyperTile, steps: int):
         self.progress = progress
+        self.phase = phase
         self.hypertile = hypertile
         self.steps = steps
-        self.in_step = patches
+        self.ends = progress.step_ends(phase, steps)
         self.number = 0
         self.seen = 0
 
     def step(self, number: int) -> None:
         self.seen = 0 if number != self.number else self.seen
         self.number = number
-        self.progress.advance(number / self.steps)
+        self.progress.step(self.phase, number, self.steps)
+        self.progress.advance(self._rows(number) / self.ends[-1])
 
     def patches(self, patches: torch.Tensor) -> None:
         self.hypertile.suit(patches.shape[-2], patches.shape[-1])
-        # a prompt and a negative prompt for each; more rows or stages end the step's share early, none before it began
-        self.progress.advance((self.number + min(self.seen / (2 * self.in_step), 1.0)) / self.steps)
+        # more rows or stages than planned end the step's share early, none begins the next one's before it begins
+        before, after = self._rows(self.number), self._rows(self.number + 1)
+        self.progress.advance(min(before + self.seen, after) / self.ends[-1])
         self.seen += len(patches)
+
+    def _rows(self, steps: int) -> float:
+        """Of the first `steps` steps."""
+        return self.ends[min(steps, self.steps) - 1] if steps else 0.0
 
 
 class PhaseInterrupted(Exception):
@@ -161,8 +165,7 @@ class PhaseSampler:
 
     def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
-        self.progress.enter(phase)
-        with lent(self.p), self.hypertile.lent():
+        with self.progress.phase(phase), lent(self.p), self.hypertile.lent():
             self._set_conditions(phase)
             return self._sample(phase, previous, before)
 
@@ -216,7 +219,7 @@ class PhaseSampler:
         start = family.start(sampler, p, steps, engine.residual, start_t)
         image_conditioning = self._image_conditioning(previous)
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
-        watcher = PhaseWatcher(self.progress, self.hypertile, steps, self.progress.in_step(phase, steps) * len(p.seeds))
+        watcher = PhaseWatcher(self.progress, phase, self.hypertile, steps)
         late = family.late(sampler, p, steps, start_t)
         installed = InstalledEngine(sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat)
         try:

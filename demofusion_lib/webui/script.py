@@ -25,6 +25,7 @@ from .processing import (
     run_of,
     why_nothing,
 )
+from .progress import leave
 from .prompts import to_infotext
 from .refusal import refusal, refuse
 from .ui import accordion, paste_fields
@@ -103,6 +104,7 @@ class DemoFusionScript(scripts.Script):
             show_kept(p, processed, run.kept)
             remove_served(p, run)
             make_savable(processed.images)
+            leave()
 
 
 def before_image_saved(save: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from modules import devices, shared
+from modules import cache, devices, shared
 
 from ..params import LATENT_PX
 from ..work import BASE_ROW, DECODED_PX, ENCODED_PX, ROW, Speeds, default_speeds
@@ -130,6 +130,5 @@ def _add(key: str, learnt: Mapping[str, float]) -> None:
 
 
 def _cache() -> Any:
-    from modules import cache  # its folder is made on first use only
-
+    """Its folder is made on first use only."""
     return cache.cache(CACHE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -239,3 +240,18 @@ def test_bad_values_are_told(more: dict[str, Any], words: str) -> None:
 def test_a_latent_of_another_shape_is_told(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         decode(diffusers_vae(), torch.zeros(size), memory=Memory(1 << 40, 1 << 40))
+
+
+def test_shares_are_of_the_work_not_of_the_tiles() -> None:
+    """Tiles of the latent's size are many and quick."""
+    vae, shares = diffusers_vae(channels=(32, 64, 64, 64)), [0.0]
+    exact(vae, noise(1, 4, 24, 20), on_share=shares.append)
+    steps = [later - earlier for earlier, later in itertools.pairwise(shares)]
+    assert shares[-1] == pytest.approx(1) and min(steps) > 0
+    assert max(steps) > 10 * min(steps)
+
+
+def test_two_pictures_are_half_the_work_each() -> None:
+    shares: list[float] = []
+    exact_moments(diffusers_vae(), noise(2, 3, 64, 80), on_share=shares.append)
+    assert shares[len(shares) // 2 - 1] == pytest.approx(0.5) and shares[-1] == pytest.approx(1)

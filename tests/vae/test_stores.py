@@ -192,7 +192,7 @@ def test_copies_that_lag_are_waited_for(
     answer = torch.empty(3, 8 * size[0], 8 * size[1])
     with torch.no_grad(), planes.opened(kind, CPU, str(tmp_path)) as store:
         plan = Plan("exact", kind, torch.float32, 0, 0)
-        run = Exact(store, Progress(1, None, CPU), job.values, None)
+        run = Exact(store, Progress([(1, 1.0)], 1, None, CPU), job.values, None)
         run.planes["x"] = planes.Given(latent[0], torch.float32, CPU)
         follow(plan, job, run, planes.Answer(answer))
     assert psnr(answer[None], undivided(vae, latent)) > 100

@@ -211,15 +211,16 @@ def test_a_live_preview_is_decoded_by_tiles_and_ends_nothing(host, vae, monkeypa
 def test_the_state_tells_how_far_the_decode_is(host, vae, monkeypatch):
     told = []
     climbing = importlib.import_module("demofusion_lib.webui.progress")
-    original = climbing.Progress.decoded
+    original = climbing.Progress.tile
 
-    def decoded(self, share):
+    def tile(self, share):
         original(self, share)
         told.append(host.state.textinfo)
 
-    monkeypatch.setattr(climbing.Progress, "decoded", decoded)
+    monkeypatch.setattr(climbing.Progress, "tile", tile)
     drawn(host, {})
-    assert told[0] == "DemoFusion: decoding" and told[-1] == "DemoFusion: decoding, 100%" and len(told) > 5
+    assert all(text.startswith("DemoFusion: decoding 256x256, ") for text in told)
+    assert told[-1].endswith(", 100%") and len(told) > 5
 
 
 def press_after(host, monkeypatch, tiles):

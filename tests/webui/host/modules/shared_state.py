@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 
 class State:
     skipped = False
@@ -16,6 +18,7 @@ class State:
     sampling_steps = 0
     current_latent = None
     textinfo = None
+    time_start = None
 
     def skip(self):
         self.skipped = True
@@ -37,6 +40,7 @@ class State:
         self.processing_has_refined_job_count = False
         self.skipped = self.interrupted = self.stopping_generation = False
         self.current_latent = self.textinfo = None
+        self.time_start = time.time()
 
     def end(self):
         self.job = ""
