@@ -48,7 +48,7 @@ const demofusionPage = (function() {
         const hidden = mistakes.filter(([name]) => !beside(name)).map(([name, text]) => inItsLabelsWords(name, text));
         mistakesBeside(answer.mistakes || {});
         const rows = [
-            ["figures" + (answer.amber ? " amber" : ""), answer.line],
+            ["figures" + (answer.amber ? " amber" : ""), unbroken(answer.line || "")],
             ...hidden.map((text) => ["wrong", text]),
             ...(answer.said || []).map((text) => ["said" + (answer.amber ? " amber" : ""), text]),
         ].filter(([, text]) => text);
@@ -58,6 +58,11 @@ const demofusionPage = (function() {
             line.replaceChildren(...rows.map(([kind, text]) => element("p", kind, text)));
         }
         part("sdxl_size")?.classList.toggle("demofusion-absent", answer.sdxl === false);
+    }
+
+    // a line may break between two figures, and not within one
+    function unbroken(text) {
+        return text.split(" · ").map((figure) => figure.includes("->") ? figure : figure.replaceAll(" ", "\u00a0")).join(" · ");
     }
 
     function element(tag, kind, text) {
