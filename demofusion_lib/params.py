@@ -16,6 +16,7 @@ from .core import (
     BORDERS,
     ENLARGEMENTS,
     GUIDANCES,
+    LEAST_STEPS,
     PLANS,
     RESIDUALS,
     WINDOW_WEIGHTS,
@@ -402,6 +403,13 @@ class Params:
     def cfg_in_phases(self, cfg: float) -> float:
         """The phases' CFG scale, from that of the base image."""
         return self.phase_cfg or cfg
+
+    def check_steps(self, base_steps: int, solver: str, sampler: str) -> None:
+        """Raises SettingsError for fewer steps than a phase's solver can do with. sampler: its name."""
+        least = LEAST_STEPS.get(solver, 1)
+        if (self.steps or base_steps) < least:
+            told = f"steps is {self.steps}{'' if self.steps else f' (the base image has {base_steps})'}"
+            raise SettingsError(f"{told}, allowed in phases with {sampler}: {least} or more", "steps")
 
     @property
     def guiding(self) -> Guidance:

@@ -22,7 +22,7 @@ FEW_STEPS: Mapping[str, Any] = {
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     NONE: {},
-    "paper": {"border": "paper"},
+    "paper": {"border": "paper", "step_normalised": False},
     "fine": {**FEW_STEPS, "steps": 5},
     "fast": {**FEW_STEPS, "steps": 2},
     "draft": {**FEW_STEPS, "steps": 2, "guidance": "low-pass", "guidance_until": 300},

@@ -25,7 +25,7 @@ from .phases import (
 )
 from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
-from .solvers import CORRECTED, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
+from .solvers import CORRECTED, LEAST_STEPS, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
 from .views import BORDERS, Layout, View, WindowGrid, dilated_layout, step_generator
 from .weighing import WINDOW_WEIGHTS
 
@@ -34,6 +34,7 @@ __all__ = [
     "CORRECTED",
     "ENLARGEMENTS",
     "GUIDANCES",
+    "LEAST_STEPS",
     "PLANS",
     "RESIDUALS",
     "SOLVERS",

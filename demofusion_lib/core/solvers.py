@@ -23,6 +23,10 @@ ALWAYS_STOCHASTIC = frozenset({"sample_lcm", "restart_sampler"})
 CORRECTED = frozenset({"unipc"})
 """Solvers that recompute `x` after the evaluation, from the step before: their corrected `x` needs the pull as well."""
 
+LEAST_STEPS = {"sample_dpm_fast": 4, "plms": 2, "sample_dpmpp_2m_sde": 2, "sample_dpmpp_3m_sde": 2}
+"""In a phase. In fewer, DPM fast (2 or 3) and PLMS leave the picture in ruins, as their first step goes all the way by a
+guess at its middle or end; k-diffusion's SDE solvers of several steps stop at their only one."""
+
 
 def _every(steps: int) -> Iterator[bool]:
     return itertools.repeat(True)

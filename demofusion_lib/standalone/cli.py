@@ -59,7 +59,8 @@ def check_before_loading(args: argparse.Namespace) -> None:
         except UnicodeEncodeError as error:
             raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
     find_sampler(args.sampler, args.scheduler)
-    find_phase_sampler(params, args.sampler, args.scheduler)
+    sampler, _ = find_phase_sampler(params, args.sampler, args.scheduler)
+    params.check_steps(args.sampling_steps, sampler.solver, sampler.name)
     if not args.plan_only:
         check_folder(args.out)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..params import BY_NAME, LATENT_PX, SAME, SETTINGS, Params, Setting, SettingsError, quoted
+from ..params import BY_NAME, LATENT_PX, SAME, SETTINGS, Params, Setting, SettingsError, preset_values, quoted
+from ..presets import DEFAULT
 from .configs import FAMILIES
 from .errors import UserError
 from .models import DTYPES
@@ -68,16 +69,25 @@ def setting_type(setting: Setting) -> Callable[[str], Any]:
     return parse
 
 
+def shown(setting: Setting) -> str:
+    """What it is where nobody sets it."""
+    value = GIVEN.get(setting.name, preset_values(DEFAULT)[setting.name])
+    without = GIVEN.get(setting.name, setting.default)
+    behind = "" if value == without or setting.name == "preset" else f"; {setting.to_text(without)} without a preset"
+    return f"{setting.to_text(value)}{behind}"
+
+
 def add_setting(group: Any, setting: Setting) -> None:
     flag = "--" + setting.name.replace("_", "-")
-    shown = GIVEN.get(setting.name, setting.default)
     # what is not said is not given: it may be a preset's
     common: dict[str, Any] = {"default": GIVEN.get(setting.name)}
     if setting.kind is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"{setting.help} ({shown})", **common)
+        group.add_argument(
+            flag, action=argparse.BooleanOptionalAction, help=f"{setting.help} ({shown(setting)})", **common
+        )
     else:
         allowed = ", ".join(NAMES[setting.name]) if setting.name in NAMES else setting.allowed
-        text = f"{setting.help} Allowed: {allowed} ({setting.to_text(shown)})".replace("%", "%%")
+        text = f"{setting.help} Allowed: {allowed} ({shown(setting)})".replace("%", "%%")
         group.add_argument(flag, type=setting_type(setting), metavar=setting.name.upper(), help=text, **common)
 
 
@@ -136,7 +146,9 @@ def parser() -> Parser:
     made.add_argument("--json", action="store_true", help="print what was drawn as JSON")
     made.add_argument("--plan-only", action="store_true", help="print what it would take, and draw nothing")
     made.add_argument(
-        "--no-decode", action="store_true", help="write latents (safetensors) instead of pictures; no VAE is used"
+        "--no-decode",
+        action="store_true",
+        help="write latents (safetensors) instead of pictures; the VAE is used where phases begin from pixels, if at all",
     )
     made.add_argument(
         "--resume",

@@ -40,6 +40,7 @@ class Output:
             "settings": vars(drawing.order.params), "phases": [], "final": None, "notes": [], "resume": None,
             "stopped": None, "error": None,
         }  # fmt: skip
+        self.note(drawing.order.params.rounding(drawing.order.base_lat))
 
     def add(self, phase: Finished) -> None:
         """A finished phase: saved first, then its picture, unless only the last is wanted."""

@@ -25,8 +25,8 @@ OWN = (
     "prompt", "negative", "seed", "model", "variant", "config", "prediction_type", "width", "height", "sampling_steps",
     "sampler", "scheduler", "cfg_scale", "dtype",
 )  # fmt: skip
-FREE = ("window_batch", "keep_phases", "vae", "save_phases")
-"""Settings that may be others: they leave the latents as they are."""
+FREE = ("window_batch", "keep_phases", "vae", "save_phases", "preset")
+"""Settings that may be others: they leave the latents as they are. A preset is no more than the values it sets."""
 TABLE = {s.name: s for s in SETTINGS if s.name not in ("enabled", "resume")}
 SAMPLE = 8  # values from a tensor's beginning and from its end
 

@@ -85,6 +85,10 @@ def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:
     solver, eta = solver_name(sampler), ancestral_eta(asked, sampler)
     if degenerate_step(solver, eta):
         mistakes.append(SettingsError(f"eta is {eta:g}, allowed with {name}: 0 to 1"))
+    try:
+        params.check_steps(asked.steps, solver, name)
+    except SettingsError as error:
+        mistakes.append(error)
     if params.phase_scheduler not in (SAME, AUTOMATIC) and isinstance(family_of(sampler), TimestepFamily):
         told = f"phase_scheduler is {quoted(params.phase_scheduler)}, allowed with {name}: {SAME}, {AUTOMATIC}"
         mistakes.append(SettingsError(f"{told}, as it has a schedule of its own", "phase_scheduler"))

@@ -105,6 +105,31 @@ def test_every_setting_has_its_flag() -> None:
         assert f"--{setting.name.replace('_', '-')}" in help_text
 
 
+def test_the_help_tells_what_a_plain_run_does() -> None:
+    text = " ".join(parser().format_help().split())
+    assert "(doubling; every without a preset)" in text and "(0.25; 0.5 without a preset)" in text
+    assert "(False; True without a preset)" in text and "(fine)" in text
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "least"), [("DPM fast", 3, 4), ("DPM++ 2M SDE", 1, 2), ("DPM++ 3M SDE Exponential", 1, 2)]
+)
+def test_too_few_steps_for_a_sampler(
+    run: Run, sampler: str, steps: int, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("--phase-sampler", "same", "--sampler", sampler, "--steps", str(steps))
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"steps is {steps}, allowed in phases with {sampler[:8]}" in said
+    assert f": {least} or more" in said
+
+
+def test_what_is_rounded_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--scale", "1.05", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith("scale 1.05 of 64x64 px is 64x64 px again")
+
+
 @pytest.fixture
 def fails_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
     """Makes phase `number` raise after it has begun."""

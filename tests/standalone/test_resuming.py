@@ -241,7 +241,18 @@ def test_what_may_be_given_besides(ended: Path, folders: dict[str, Path], tmp_pa
         "64",
     ]
     model = os.path.relpath(folders["sd"])
-    free = ["--no-keep-phases", "--vae", "host", "--window-batch", "2", "--no-save-phases", "--device", "cpu"]
+    free = [
+        "--no-keep-phases",
+        "--vae",
+        "host",
+        "--window-batch",
+        "2",
+        "--no-save-phases",
+        "--device",
+        "cpu",
+        "--preset",
+        "fine",
+    ]
     assert cli.main(["--resume", str(ended), *same, "--model", model, *free, "--out", str(tmp_path / "new")]) == 0
     assert list(contents(tmp_path / "new")) == ["final.png"]
     assert {name.removeprefix("--").removeprefix("no-").replace("-", "_") for name in free if name[0] == "-"} > set(

@@ -144,6 +144,9 @@ BAD = {
     ),
     "the base's schedule of its own": ({"phase_scheduler": "Karras"}, {"sampler_name": "PLMS"}, ["allowed with PLMS: same"]),
     "eta": ({"phase_sampler": "DPM2 a"}, {"eta": 1.5}, ["eta is 1.5", "DPM2 a"]),
+    "few steps": ({"preset": "fast", "phase_sampler": "DPM fast"}, {}, ["steps is 2, allowed in phases with DPM fast: 4 or"]),
+    "one step": ({"steps": 1, "phase_sampler": "DPM++ 3M SDE"}, {}, ["steps is 1, allowed in phases with DPM++ 3M SDE: 2 or"]),
+    "one step of the base's": ({"steps": 1}, {"sampler_name": "PLMS"}, ["steps is 1, allowed in phases with PLMS: 2 or"]),
 }  # fmt: skip
 
 

@@ -116,8 +116,8 @@ def test_replay(host, monkeypatch, path):
     replay_draws(host, recording, monkeypatch)
     replay_windows(recording, monkeypatch)
     settings = {
-        "scale": meta.scale, "a1": meta.cosine_scale_1, "a2": meta.cosine_scale_2, "a3": meta.cosine_scale_3,
-        "step_normalised": False, "blur": meta.gaussian_sigma, "keep_phases": True,
+        "preset": "paper", "scale": meta.scale, "a1": meta.cosine_scale_1, "a2": meta.cosine_scale_2, "a3": meta.cosine_scale_3,
+        "blur": meta.gaussian_sigma, "keep_phases": True,
     }  # fmt: skip
     height, width = (8 * n for n in recording["initial_latents"].shape[-2:])
     outcome = host.txt2img(
