@@ -13,6 +13,7 @@ from modules.sd_samplers_common import InterruptedException
 from ..core import CORRECTED, Evaluation, Layout, Low, PhaseEngine, View, shrink, shrunk_noise
 from .conditions import CropCorner, cut, shrunk_cond
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
+from .previews import Preview
 from .rescue import in_float32, unet_in_float32
 
 
@@ -158,7 +159,10 @@ class InstalledEngine:
         self.replaced: list[tuple[Any, str, Any]] = []
         self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat)
         self.fused = self.guided.model_wrap
+        self.preview = Preview(engine.residual.previous, engine.fusion.weights)
+        self.pred_x0, self.asked, self.t = self.guided.get_pred_x0, 0, 0.0
         self._replace(self.guided, "forward", self.forward)
+        self._replace(self.guided, "get_pred_x0", self.previewed)
         for name, value in late.items():
             self._replace(sampler, name, value)
         if solver_name(sampler) in CORRECTED:
@@ -183,11 +187,22 @@ class InstalledEngine:
         self.engine.before(x, t, alpha, sigma)
         self.watcher.step(self.engine.step)
         self.fused.begin(self.engine.evaluation(row_owners(kwargs["cond"]), row_shares(kwargs["cond"]), t), own)
+        self.asked, self.t = 0, t
         try:
-            return self.family.hold(self.engine, self.guided_forward(x, level, *args, **kwargs), x, own)
+            answer = self.guided_forward(x, level, *args, **kwargs)
+            shown = shared.state.current_latent
+            if shown is not None and shown.shape == x.shape:  # of the prompt alone: the host's last latent itself
+                shared.state.current_latent = self.preview.of(shown, t)
+            return self.family.hold(self.engine, answer, x, own)
         except InterruptedException:
             self.interrupted = True
             raise
+
+    def previewed(self, *args: Any) -> torch.Tensor:
+        """The host asks for an estimate for itself, and then for one to show."""
+        self.asked += 1
+        found: torch.Tensor = self.pred_x0(*args)
+        return found if self.asked == 1 else self.preview.of(found, self.t)
 
     def after_correction(self, info: dict[str, Any]) -> None:
         self.engine.corrected(info["x"])
