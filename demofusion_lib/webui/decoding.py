@@ -23,6 +23,7 @@ from .. import vae
 from ..memory import giving_back
 from ..params import LATENT_PX
 from .others import extension_of
+from .previews import FullPreviews
 from .progress import Progress
 
 HOOK = "send_me_to_gpu"
@@ -43,7 +44,7 @@ class TiledDecode:
 
     def __init__(
         self, model: Any, mode: str, larger_than: int, folder: str,
-        tell: Callable[[str], None], progress: Progress,
+        tell: Callable[[str], None], progress: Progress, scale_factor: float = 1.0,
     ):  # fmt: skip
         self.model = model
         self.mode = mode
@@ -55,8 +56,16 @@ class TiledDecode:
         self.thread = threading.get_ident()
         self.readable = True
         self.deaf_until = 0.0
+        self.scale_factor = scale_factor
+        self.previews = FullPreviews()
 
     def __call__(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self._is_preview:
+            return self._whole(z, *args, **kwargs)
+        expected = self.progress.decode_seconds((z.shape[-1] * LATENT_PX, z.shape[-2] * LATENT_PX))
+        return self.previews.of(z * self.scale_factor, expected, lambda: self._whole(z, *args, **kwargs))
+
+    def _whole(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.readable or args or kwargs or z.shape[-2] * z.shape[-1] <= self.larger_than:
             return self.host_decode(z, *args, **kwargs)
         try:
@@ -123,8 +132,8 @@ class TiledDecode:
 
     @property
     def _is_preview(self) -> bool:
-        """The host makes them in the thread of the request that asks for one."""
-        return threading.get_ident() != self.thread
+        """The host makes them in the thread of the request that asks for one, or between two steps (`--lowvram`)."""
+        return threading.get_ident() != self.thread or not self.progress.decodes
 
 
 def to_device(model: Any) -> None:
@@ -152,7 +161,9 @@ def tiled(
         tell(f"{extension_of(before)} decodes the phases")
         yield None
     else:
-        model.decode = decode = TiledDecode(model, mode, larger_than, folder_of(p), tell, progress)
+        model.decode = decode = TiledDecode(
+            model, mode, larger_than, folder_of(p), tell, progress, p.sd_model.scale_factor
+        )
         try:
             yield decode
         finally:

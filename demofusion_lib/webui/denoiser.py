@@ -13,7 +13,7 @@ from modules.sd_samplers_common import InterruptedException
 from ..core import CORRECTED, Evaluation, Layout, Low, PhaseEngine, View, shrink, shrunk_noise
 from .conditions import CropCorner, cut, shrunk_cond
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
-from .previews import Preview
+from .previews import Preview, show_anew
 from .rescue import in_float32, unet_in_float32
 
 
@@ -193,6 +193,7 @@ class InstalledEngine:
             shown = shared.state.current_latent
             if shown is not None and shown.shape == x.shape:  # of the prompt alone: the host's last latent itself
                 shared.state.current_latent = self.preview.of(shown, t)
+            show_anew()
             return self.family.hold(self.engine, answer, x, own)
         except InterruptedException:
             self.interrupted = True

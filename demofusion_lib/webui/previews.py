@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import torch
-from modules import shared
+from modules import sd_vae_approx, shared
 
 from ..core import shrink
 from ..params import LATENT_PX
 from .options import PREVIEW_PX
+
+SHARE = 0.02
+"""Of a run's time, for previews that go through its VAE."""
+log = logging.getLogger(__name__)
+
+
+class FullPreviews:
+    """The host's previews of the kind "Full", while they take little time; else the cheap kind, and a word in the log."""
+
+    def __init__(self) -> None:
+        self.began = monotonic()
+        self.spent = 0.0
+        self.told = False
+
+    def of(self, latent: torch.Tensor, expected: float | None, decode: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """latent: `(1, 4, height, width)` as the host's models have it. expected: the seconds that `decode` is thought to
+        take."""
+        begins = monotonic()
+        if self.spent + (expected or 0.0) > SHARE * (begins - self.began):
+            if not self.told:
+                self.told = True
+                log.warning(
+                    "DemoFusion: full live previews would take more than %.0f %% of the time; cheap ones instead",
+                    100 * SHARE,
+                )
+            cheap: torch.Tensor = sd_vae_approx.cheap_approximation(latent)
+            return cheap
+        try:
+            return decode()
+        finally:
+            self.spent += monotonic() - begins
 
 
 class Preview:
@@ -36,3 +70,9 @@ def preview_size(height_lat: int, width_lat: int, images: int) -> tuple[int, int
     pixels = PREVIEW_PX.value / (images if shared.opts.data.get("show_progress_grid") else 1)
     gain = min(1.0, math.sqrt(pixels / (height_lat * width_lat)) / LATENT_PX)
     return max(1, math.floor(height_lat * gain)), max(1, math.floor(width_lat * gain))
+
+
+def show_anew() -> None:
+    """Whoever asks next is shown what there is now: the host counts steps since the last preview, also from one sampling to
+    the next, which begins at 0; and a step of a phase takes long."""
+    shared.state.current_image_sampling_step = -max(0, shared.opts.data.get("show_progress_every_n_steps") or 0)

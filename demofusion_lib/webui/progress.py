@@ -246,6 +246,16 @@ class Progress:
         self.advance((min(self.image, pictures - 1) + share) / pictures)
         self._name_vae(share)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the picture that is decoded now is one of the run's own."""
+        return self.under_way and self.parts[self.at].kind == DECODED_PX
+
+    def decode_seconds(self, size_px: tuple[int, int]) -> float | None:
+        """What a decode of so many pixels is thought to take."""
+        part = decode_part(1, size_px)
+        return self.bar.pace.seconds([(part.kind, part.amount)])
+
     # words
 
     def _name_phase(self, number: int, step: str = "") -> None:

@@ -194,6 +194,7 @@ def test_a_second_press_at_once_is_the_same_press(host, vae, monkeypatch):
 def test_a_live_preview_is_decoded_by_tiles_and_ends_nothing(host, vae, monkeypatch):
     """In another thread, while a phase is drawn: neither its notes nor a press in it are the run's."""
     previews = []
+    monkeypatch.setattr(importlib.import_module("demofusion_lib.webui.previews"), "SHARE", 1e9)
 
     def preview(number):
         if host.model.calls == 40:

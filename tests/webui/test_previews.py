@@ -1,5 +1,7 @@
 """What the webui's live preview is given of a phase."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -57,3 +59,41 @@ def test_the_picture_is_the_same(small):
     without, seen = shown(small, {})
     assert torch.equal(with_preview.latents[-1], without.latents[-1])
     assert seen[-1][0].shape == (1, 4, 24, 16)
+
+
+def test_full_ones_are_made_while_they_take_little_time(host, monkeypatch, caplog):
+    previews = importlib.import_module("demofusion_lib.webui.previews")
+    now = [100.0]
+    monkeypatch.setattr(previews, "monotonic", lambda: now[0])
+    full, latent = previews.FullPreviews(), torch.ones(1, 4, 3, 2)
+
+    def decode():
+        now[0] += 1.0
+        return torch.zeros(1, 3, 24, 16)
+
+    sizes = []
+    for _ in range(400):
+        now[0] += 1.0
+        sizes.append(tuple(full.of(latent, 1.0, decode).shape[-2:]))
+    assert set(sizes) == {(3, 2), (24, 16)} and sizes[0] == (3, 2)
+    assert sizes.count((24, 16)) == pytest.approx(0.02 * (now[0] - 100), abs=1)
+    assert [record.message for record in caplog.records] == [
+        "DemoFusion: full live previews would take more than 2 % of the time; cheap ones instead"
+    ]
+
+
+def test_each_step_of_a_phase_can_be_seen(host, monkeypatch):
+    """However many steps the host waits between two previews, and however far the base image had come."""
+    monkeypatch.setitem(host.opts.data, "show_progress_every_n_steps", 10)
+    due = []
+
+    def look(n):
+        state = host.state
+        if "phase 2" in state.textinfo and "step 1 " not in state.textinfo:
+            due.append(state.sampling_step - state.current_image_sampling_step >= 10)
+            state.current_image_sampling_step = state.sampling_step
+
+    host.model.hooks.on_call = look
+    host.state.current_image_sampling_step = 8
+    host.txt2img({"scale": 2, "steps": 3, "window_batch": 64, "dilated": False}, **SIZE)
+    assert due == [True, True]

@@ -19,6 +19,7 @@ class State:
     current_latent = None
     textinfo = None
     time_start = None
+    current_image_sampling_step = 0
 
     def skip(self):
         self.skipped = True
