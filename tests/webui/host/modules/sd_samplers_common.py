@@ -8,7 +8,7 @@ from collections import namedtuple
 import k_diffusion.sampling
 import torch
 
-from modules import devices, sd_models, shared
+from modules import devices, sd_models, sd_vae_approx, shared  # noqa: F401
 from modules.shared import opts, state
 
 approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2, "TAESD": 3}
