@@ -41,7 +41,7 @@ class Needs:
 
     def size_lat(self, phase: Phase | None) -> tuple[int, int]:
         """`(height, width)` of a phase, None for the base image."""
-        return self.plan.drawn_lat if phase is None else (phase.height_lat, phase.width_lat)
+        return self.plan.first_lat if phase is None else (phase.height_lat, phase.width_lat)
 
     def latents(self, phase: Phase | None, solver: str = "") -> int:
         """That are there while a phase is sampled. solver: by name, the plan's own unless told."""
@@ -56,17 +56,25 @@ class Needs:
         plan = self.plan
         if phase is None or plan.params.enlarge != "pixels":
             return 0
-        sizes = [plan.base_lat, *map(self.size_lat, plan.phases)]
+        given = plan.picture_lat is not None
+        sizes = [plan.first_lat if given else plan.base_lat, *map(self.size_lat, plan.phases)]
         cells, before = (height * width for height, width in (sizes[phase.number - 1], sizes[phase.number - 2]))
         picture = 3 * LATENT_PX**2 * torch.float32.itemsize
         latents = plan.images * LATENT_CHANNELS * (cells + before) * torch.float32.itemsize
-        decoded = self.picture(*sizes[phase.number - 2])
+        decoded = 0 if given and phase.number == 2 else self.picture(*sizes[phase.number - 2])
         # a cubic is made from a picture of this size and one of that, and clamped where it lies
-        return latents + max(decoded, picture * (before + cells), picture * cells + self.encoding(phase))
+        return latents + max(decoded, picture * (before + cells), picture * cells + self.encoding(self.size_lat(phase)))
 
-    def encoding(self, phase: Phase) -> int:
-        """Of encoding a picture of the phase's size, which is there already."""
-        size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
+    def given(self, phase: Phase | None) -> int:
+        """Of a phase that draws nothing: the given picture, encoded as phase 1, or enlarged."""
+        (height, width), (own_height, own_width) = self.size_lat(phase), self.plan.first_lat
+        pixel = 3 * LATENT_PX**2 * torch.float32.itemsize
+        more = self.encoding((height, width)) if self.plan.strength else pixel * height * width
+        return pixel * own_height * own_width + more
+
+    def encoding(self, size_lat: tuple[int, int]) -> int:
+        """Of encoding a picture of so many cells, which is there already."""
+        size_px = size_lat[0] * LATENT_PX, size_lat[1] * LATENT_PX
         try:
             made = _peak(self.coder, *size_px, self.mode, True)
         except vae.Unreadable:

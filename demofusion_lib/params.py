@@ -24,8 +24,11 @@ from .core import (
     Phase,
     Weights,
     cropped_size,
+    picture_part,
     plan_phases,
+    plan_picture,
     scaled_size,
+    window_size,
 )
 from .presets import DEFAULT, NONE, PRESETS
 
@@ -454,6 +457,21 @@ class Params:
         target = self.target_lat(base_lat)
         base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
         return base, plan_phases(base, target, self.plan)
+
+    def picture_lat(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """The cells of a given picture of `(height, width)` that are enlarged: it is cropped to them."""
+        both = self.target_height and self.target_width
+        target = (self.target_height // LATENT_PX, self.target_width // LATENT_PX) if both else None
+        return picture_part(size_px, target, LATENT_PX)
+
+    def picture_phases(self, picture_lat: tuple[int, int], native_lat: int) -> tuple[tuple[int, int], list[Phase]]:
+        """The windows' size and the phases of a given picture, as `picture_lat` tells; scales and targets are the picture's.
+
+        Raises SettingsError for a target that can't be reached.
+        """
+        target = self.target_lat(picture_lat)
+        window = window_size(picture_lat, target, native_lat)
+        return window, plan_picture(picture_lat, window, target, self.plan)
 
     def rounding(self, base_lat: tuple[int, int]) -> str:
         """What to tell where the scale asks for a size between two possible ones; empty where it does not."""

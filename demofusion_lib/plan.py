@@ -6,7 +6,7 @@ Asked by both hosts, the laboratory and whoever wants to know what a run costs b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from .core import (
     Enlarge,
+    FromPicture,
     Guidance,
     InLatent,
     InPixels,
@@ -23,6 +24,7 @@ from .core import (
     PhaseFusion,
     Residual,
     SkipResidual,
+    Strength,
     Weights,
     WindowBatch,
     WindowGrid,
@@ -31,11 +33,12 @@ from .core import (
     step_generator,
     step_starts,
 )
-from .params import LATENT_PX, Params
+from .params import LATENT_PX, Params, size_text
 
 LATENT_CHANNELS = 4
 UNGUIDED = Guidance(until=math.inf)
 
+Code = Callable[[torch.Tensor], torch.Tensor]
 Levels = Callable[[int, float | None], Sequence[float]]
 """`levels(steps, start)`: the training timestep of each evaluation of a sampling in so many steps from timestep `start`,
 None for the whole schedule (`core.evaluated_sigmas`)."""
@@ -51,6 +54,8 @@ class Plan:
     images: how many at once. passes: rows that each image takes in an evaluation, prompt and negative prompt say.
     passes_of_phases: in the phases, where they take others: 1 without guidance.
     wrap: seamless pictures.
+    picture_lat: `(height, width)` of the part of a given picture that is enlarged, None where a base image is drawn. Then
+    `drawn_lat` is the model's native size, of which the windows' size is found. strength: how far to depart from it, 0 to 1.
 
     Raises SettingsError for a target that can't be reached.
     """
@@ -66,18 +71,44 @@ class Plan:
     phase_solver: str = ""
     levels_of_phases: Levels | None = None
     passes_of_phases: int = 0
+    picture_lat: tuple[int, int] | None = None
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         _ = self.climb
 
     @cached_property
     def climb(self) -> tuple[tuple[int, int], list[Phase]]:
+        if self.picture_lat is not None:
+            return self.params.picture_phases(self.picture_lat, math.isqrt(self.drawn_lat[0] * self.drawn_lat[1]))
         return self.params.phases(self.drawn_lat)
 
     @property
     def base_lat(self) -> tuple[int, int]:
-        """`(height, width)` of the part of the base latent to climb from."""
+        """`(height, width)` of the part of the base latent to climb from; of a given picture, the windows' size."""
         return self.climb[0]
+
+    @property
+    def window_lat(self) -> tuple[int, int]:
+        return self.drawn_lat if self.picture_lat is None else self.base_lat
+
+    @property
+    def first_lat(self) -> tuple[int, int]:
+        """What phase 1 ends with, before it is cropped."""
+        return self.drawn_lat if self.picture_lat is None else self.picture_lat
+
+    @property
+    def departure(self) -> Strength:
+        return Strength(self.strength)
+
+    @property
+    def start_t(self) -> float | None:
+        """The timestep that the phases begin at; None for the sampler's own whole schedule."""
+        return self.departure.start_t(self.params.start_t)
+
+    @property
+    def weights(self) -> Weights:
+        return self.departure.weights(self.params.weights)
 
     @property
     def phases(self) -> list[Phase]:
@@ -90,12 +121,12 @@ class Plan:
 
     @property
     def phase_steps(self) -> int:
-        return self.params.steps or self.steps
+        return self.departure.steps(self.params.steps or self.steps, self.start_t)
 
     def grid(self, phase: Phase) -> WindowGrid:
         params = self.params
         return WindowGrid(
-            phase.height_lat, phase.width_lat, self.drawn_lat,
+            phase.height_lat, phase.width_lat, self.window_lat,
             overlap=params.overlap, jitter=params.jitter, border=params.border, wrap=self.wrap,
         )  # fmt: skip
 
@@ -121,14 +152,21 @@ class Plan:
         return len(self.levels(self.steps, None))
 
     @property
+    def unit_evaluations(self) -> int:
+        """Rows that the model is given for base images."""
+        return self.images * self.passes * self._base_evaluations
+
+    @property
     def base_evaluations(self) -> int:
         """Rows that the model is given in phase 1."""
-        return self.images * self.passes * self._base_evaluations
+        return 0 if self.picture_lat is not None else self.unit_evaluations
 
     @cached_property
     def phase_levels(self) -> Sequence[float]:
-        """The training timesteps of a phase's evaluations."""
-        return (self.levels_of_phases or self.levels)(self.phase_steps, self.params.start_t)
+        """The training timesteps of a phase's evaluations; none where the picture is enlarged and nothing else."""
+        if self.strength == 0:
+            return []
+        return (self.levels_of_phases or self.levels)(self.phase_steps, self.start_t)
 
     def rows(self, phase: Phase, t: float) -> int:
         """That the model is given for an image in an evaluation at `t`: windows and sub-images, less the paths that have no
@@ -154,8 +192,8 @@ class Plan:
 
     @property
     def units(self) -> float:
-        """The evaluations of the whole run over the base image's."""
-        return self.total_evaluations / self.base_evaluations
+        """The evaluations of the whole run over a base image's."""
+        return self.total_evaluations / self.unit_evaluations
 
     def engine(
         self, phase: Phase, previous: torch.Tensor, before: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
@@ -170,7 +208,7 @@ class Plan:
         memory holds for all phases. solver, weights: where they are not the plan's own. guided: whether a negative prompt
         that a host brings along, though it takes no part at CFG 1, is asked.
         """
-        params, weights = self.params, weights or self.params.weights
+        params, weights = self.params, weights or self.weights
         residual: Residual
         if params.residual == "x0":
             residual = X0Residual(previous, noise, before, weights, wrap=self.wrap)
@@ -186,13 +224,32 @@ class Plan:
             params.guiding if guided else UNGUIDED,
         )  # fmt: skip
 
-    def enlarge(
-        self, decode: Callable[[torch.Tensor], torch.Tensor], encode: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Enlarge:
+    def enlarge(self, decode: Code, encode: Code) -> Enlarge:
         """How a phase gets what the one before ended with. decode, encode: the host's, of one picture (`core.InPixels`)."""
+        return self._enlargement(decode, encode)
+
+    def _enlargement(self, decode: Code, encode: Code) -> InLatent | InPixels:
         if self.params.enlarge == "pixels":
             return InPixels(decode, encode, LATENT_PX, self.wrap)
         return InLatent(self.wrap)
+
+    def enlarge_picture(self, decode: Code, encode: Code, base: torch.Tensor, picture: torch.Tensor) -> Enlarge:
+        """`enlarge` of a given picture `(1, 3, height, width)` in [-1, 1], of which `base` is the latent."""
+        return FromPicture(base, picture, self._enlargement(decode, encode))
+
+    def picture_notes(self, size_px: tuple[int, int]) -> Iterator[str]:
+        """What is done with a given picture of `(height, width)`, for its user."""
+        part, window = self.first_lat, self.window_lat
+        if (part[0] * LATENT_PX, part[1] * LATENT_PX) != size_px:
+            yield f"of the picture's {size_px[1]}x{size_px[0]} px the middle {size_text(*part)} are enlarged"
+        if not self.phases:
+            yield "nothing is drawn, as the picture is as large as the target"
+        elif self.strength == 0:
+            yield "nothing is drawn, as the strength is 0: the picture is enlarged by bicubic interpolation"
+        elif window[0] * window[1] > part[0] * part[1]:
+            yield f"the picture is below the model's size and is drawn at {size_text(*window)} first"
+        elif window != part:
+            yield f"the picture is above the model's size and is drawn through windows of {size_text(*window)}"
 
     def latent_bytes(self, phase: Phase, itemsize: int = 4) -> int:
         """One latent of the phase's size for every image."""
@@ -212,8 +269,9 @@ class Plan:
 
     def report(self) -> dict[str, Any]:
         """For a reader: `phases` from the base image on, and `units`."""
-        height, width = self.drawn_lat
-        base = {"phase": 1, "width": width * LATENT_PX, "height": height * LATENT_PX, "windows": 1, "sub_images": 0}
+        height, width = self.first_lat
+        drawn = int(self.picture_lat is None)
+        base = {"phase": 1, "width": width * LATENT_PX, "height": height * LATENT_PX, "windows": drawn, "sub_images": 0}
         phases = [{**base, "evaluations": self.base_evaluations}]
         for phase in self.phases:
             local, dilated = self._drawn_views(phase)

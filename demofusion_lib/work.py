@@ -82,18 +82,34 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
 
 
 def _parts(plan: Plan) -> Iterator[Part]:
-    """Pictures between phases go through the VAE one by one, decoded and encoded; those that are shown, all of a batch."""
-    yield Part(BASE_ROW, 1, plan.base_evaluations, _px(plan.drawn_lat))
-    size_px = _px(plan.base_lat)
+    """Pictures between phases go through the VAE one by one, decoded and encoded; those that are shown, all of a batch.
+
+    A given picture is encoded in place of the base image, once for all of a batch, and never decoded; at strength 0 it is all
+    there is.
+    """
+    given = plan.picture_lat is not None
+    yield Part(BASE_ROW, 1, plan.base_evaluations, _px(plan.first_lat))
+    size_px = _px(plan.first_lat if given else plan.base_lat)
+    if plan.strength == 0:
+        return
+    if given:
+        yield encode_part(1, size_px)
     for number, phase in enumerate(plan.phases, start=1):
-        if plan.params.keep_phases:
+        known = given and number == 1
+        if plan.params.keep_phases and not known:
             yield decode_part(number, size_px, plan.images)
         before_px, size_px = size_px, _px((phase.height_lat, phase.width_lat))
         if plan.params.enlarge == "pixels":
-            encode = Part(ENCODED_PX, phase.number, vae_px(*size_px), size_px)
-            yield from [decode_part(phase.number, before_px), encode] * plan.images
+            encode = encode_part(phase.number, size_px)
+            yield from [encode] if known else [decode_part(phase.number, before_px), encode] * plan.images
         yield Part(ROW, phase.number, plan.evaluations(phase), size_px)
-    yield decode_part(_last(plan.phases), size_px, plan.images)
+    if plan.phases or not given:
+        yield decode_part(_last(plan.phases), size_px, plan.images)
+
+
+def encode_part(phase: int, size_px: tuple[int, int]) -> Part:
+    """Of one picture, in the phase that begins with it."""
+    return Part(ENCODED_PX, phase, vae_px(*size_px), size_px)
 
 
 def decode_part(phase: int, size_px: tuple[int, int], images: int = 1) -> Part:

@@ -2,7 +2,7 @@
 
 from .batching import WindowBatch, is_out_of_memory
 from .engine import PhaseEngine
-from .enlarging import ENLARGEMENTS, InLatent, InPixels
+from .enlarging import ENLARGEMENTS, FromPicture, InLatent, InPixels
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
 from .fusion import PhaseFusion, Predict, gaussian_blur
@@ -23,6 +23,7 @@ from .phases import (
     upsample,
     with_statistics,
 )
+from .picture import Strength, held, picture_part, plan_picture, window_size
 from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
 from .solvers import CORRECTED, LEAST_STEPS, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
@@ -41,6 +42,7 @@ __all__ = [
     "WINDOW_WEIGHTS",
     "Enlarge",
     "Evaluation",
+    "FromPicture",
     "Guidance",
     "InLatent",
     "InPixels",
@@ -54,6 +56,7 @@ __all__ = [
     "Predict",
     "Residual",
     "SkipResidual",
+    "Strength",
     "View",
     "Weights",
     "WindowBatch",
@@ -69,10 +72,13 @@ __all__ = [
     "evaluated_timesteps",
     "first_sigma",
     "gaussian_blur",
+    "held",
     "is_countable",
     "is_out_of_memory",
     "is_stochastic",
+    "picture_part",
     "plan_phases",
+    "plan_picture",
     "plan_scales",
     "scaled_size",
     "shrink",
@@ -82,5 +88,6 @@ __all__ = [
     "step_normalised",
     "step_starts",
     "upsample",
+    "window_size",
     "with_statistics",
 ]

@@ -50,3 +50,23 @@ class InPixels:
         larger = upsample(picture, height_lat * self.cell_px, width_lat * self.cell_px, wrap=self.wrap)
         del picture
         return self.encode(larger.clamp_(-1, 1)).to(latent)
+
+
+@dataclass(frozen=True)
+class FromPicture:
+    """Of a given picture itself as long as nothing is drawn: its own pixels, and not what the autoencoder makes of them.
+
+    base: its latent `(batch, 4, h, w)`, which the climb begins with. picture: `(1, 3, cell h, cell w)` in [-1, 1].
+    drawn: of what phases have drawn, and of the base where no pixels are asked for.
+    """
+
+    base: torch.Tensor
+    picture: torch.Tensor
+    drawn: InLatent | InPixels
+
+    def __call__(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+        if latent is not self.base or isinstance(self.drawn, InLatent):
+            return self.drawn(latent, height_lat, width_lat)
+        cell_px = self.drawn.cell_px
+        larger = upsample(self.picture, height_lat * cell_px, width_lat * cell_px, wrap=self.drawn.wrap)
+        return self.drawn.encode(larger.clamp_(-1, 1)).to(latent).expand(len(latent), -1, -1, -1)

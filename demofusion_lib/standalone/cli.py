@@ -46,6 +46,7 @@ def order_of(args: argparse.Namespace) -> Order:
     return Order(
         [args.prompt], [args.seed], args.width, args.height, params_of(args),
         args.negative, args.sampling_steps, args.sampler, args.scheduler, args.cfg_scale,
+        None if args.given is None else args.given.pixels, args.strength,
     )  # fmt: skip
 
 
@@ -103,6 +104,19 @@ def open_output(args: argparse.Namespace, drawing: Drawing) -> Output:
         return Output(drawing, args.out, keeper, decodes=not args.no_decode)
     except OSError as error:
         raise UserError(f"out is {quoted(str(args.out))}, which can't be written to ({reason(error)})") from error
+
+
+def tell_of_image(args: argparse.Namespace, output: Output) -> None:
+    """What is done with a given picture, said before it takes its time."""
+    if args.given is None:
+        return
+    (height, width), plan = args.given.size_px, output.drawing.plan
+    for note in (*args.given.notes, *plan.picture_notes((height, width))):
+        output.note(note)
+    output.report["image"] = {
+        "file": str(args.image), "width": width, "height": height, "strength": args.strength, "digest": args.given.digest
+    }  # fmt: skip
+    output.profile = args.given.profile
 
 
 def draw(output: Output, stops: Stops, quiet: bool) -> int:
@@ -196,6 +210,7 @@ def run(argv: Sequence[str], stops: Stops) -> int:
             report = plan_report(drawing, decodes=not args.no_decode)
         else:
             output = open_output(args, drawing)
+            tell_of_image(args, output)
             code = draw(output, stops, quiet)
     if args.plan_only:
         return tell_plan(report, as_json)

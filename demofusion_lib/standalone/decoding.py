@@ -19,6 +19,7 @@ from .models import Model
 BAND_PX = 512  # rows of a picture that are made bytes at once
 HOST = "host"
 Made = TypeVar("Made")
+Finish = Callable[[torch.Tensor], torch.Tensor]
 
 
 def silent(text: str) -> None:
@@ -43,16 +44,21 @@ UNDIVIDED = Way()
 
 
 @torch.no_grad()
-def decode(model: Model, latent: torch.Tensor, way: Way = UNDIVIDED) -> list[Image.Image]:
+def decode(
+    model: Model, latent: torch.Tensor, way: Way = UNDIVIDED, finish: Finish = lambda pixels: pixels
+) -> list[Image.Image]:
     """`latent (batch, 4, height, width)`, one image at a time: the decoder takes more memory than anything else.
 
+    finish: what becomes of a picture `(1, 3, 8 height, 8 width)` in [-1, 1] before it is made bytes.
     Raises ValueError or `vae.NotFinite` for a picture that holds NaN in float32 too, and whatever the VAE raises.
     """
-    return [_image(model, one[None], way) for one in latent]
+    return [_image(model, one[None], way, finish) for one in latent]
 
 
-def _image(model: Model, latent: torch.Tensor, way: Way) -> Image.Image:
-    return _in_float32_if_need_be(model, lambda dtype: to_image(_pixels(model, latent, way, dtype)[0]), way, "decoded")
+def _image(model: Model, latent: torch.Tensor, way: Way, finish: Finish) -> Image.Image:
+    return _in_float32_if_need_be(
+        model, lambda dtype: to_image(finish(_pixels(model, latent, way, dtype))[0]), way, "decoded"
+    )
 
 
 def _in_float32_if_need_be(model: Model, code: Callable[[torch.dtype | None], Made], way: Way, done: str) -> Made:

@@ -8,7 +8,18 @@ from time import perf_counter
 
 import torch
 
-from ..core import Enlarge, Phase, PhaseEngine, WindowBatch, centre_crop, climb, statistics, step_generator
+from ..core import (
+    Enlarge,
+    Phase,
+    PhaseEngine,
+    WindowBatch,
+    centre_crop,
+    climb,
+    held,
+    statistics,
+    step_generator,
+    upsample,
+)
 from ..memory import window_batch
 from ..params import LATENT_PX, Params
 from ..plan import LATENT_CHANNELS, Plan
@@ -27,6 +38,8 @@ class Order:
     """What to draw: one image for each prompt and seed, all of one size.
 
     width_px, height_px: the base image's, multiples of 8. guidance: CFG scale, 1 for none.
+    picture: `(3, height, width)` in [-1, 1], in place of a base image; then width_px and height_px say nothing. strength: how
+    far to depart from it, 0 to 1.
     """
 
     prompts: Sequence[str]
@@ -39,6 +52,8 @@ class Order:
     sampler: str = "Euler"
     scheduler: str = AUTOMATIC
     guidance: float = 5.0
+    picture: torch.Tensor | None = None
+    strength: float = 1.0
 
     @property
     def guidance_in_phases(self) -> float:
@@ -54,6 +69,8 @@ class Finished:
     """A finished phase: `latent (batch, 4, height, width)`, the rows that the network evaluated and the seconds.
 
     anchor: phase 1's mean and deviation, `(batch, 1, 1, 1)`, which the next phase needs.
+    picture: `(batch, 3, 8 height, 8 width)` in [-1, 1] where it is not decoded but known; without a latent (on torch's device
+    `meta`) where none was made.
     """
 
     number: int
@@ -61,11 +78,17 @@ class Finished:
     evaluations: int
     seconds: float
     anchor: tuple[torch.Tensor, torch.Tensor]
+    picture: torch.Tensor | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
         """`(width, height)`."""
         return self.latent.shape[-1] * LATENT_PX, self.latent.shape[-2] * LATENT_PX
+
+
+def size_of(picture: torch.Tensor) -> tuple[int, int]:
+    """`(height, width)`."""
+    return picture.shape[-2], picture.shape[-1]
 
 
 @dataclass
@@ -93,11 +116,17 @@ class Drawing:
         self.schedule = Schedule(self.model.alphas_cumprod)
         self._solver(order.steps)
         self._phase_solver(order.params.steps or order.steps, order.params.start_t)
+        self.picture, base_lat, own_lat = None, order.base_lat, None
+        if order.picture is not None:
+            native, own_lat = self.model.native_px // LATENT_PX, order.params.picture_lat(size_of(order.picture))
+            base_lat, own_px = (native, native), (own_lat[0] * LATENT_PX, own_lat[1] * LATENT_PX)
+            self.picture = centre_crop(order.picture, *own_px)[None].to(self.model.device)
         self.plan = Plan(
-            order.params, order.base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps).levels_t(),
+            order.params, base_lat, order.steps, self.sampler.solver, lambda steps, start: self._solver(steps).levels_t(),
             images=len(order.prompts), passes=passes(self.model, order.guidance), phase_solver=self.phase_sampler.solver,
             passes_of_phases=passes(self.model, order.guidance_in_phases),
             levels_of_phases=lambda steps, start: self._phase_solver(steps, start).levels_t(),
+            picture_lat=own_lat, strength=order.strength,
         )  # fmt: skip
         self.batch = window_batch(order.params.window_batch, self.model.device)
 
@@ -121,7 +150,7 @@ class Drawing:
 
     def fits(self, saved: SavedPhase) -> bool:
         """Whether it is of the size that the order has in that phase."""
-        sizes = {1: self.order.base_lat, **{p.number: (p.height_lat, p.width_lat) for p in self.plan.phases}}
+        sizes = {1: self.plan.first_lat, **{p.number: (p.height_lat, p.width_lat) for p in self.plan.phases}}
         return saved.latent.shape == (len(self.order.seeds), LATENT_CHANNELS, *sizes.get(saved.number, ()))
 
     @torch.no_grad()
@@ -133,12 +162,17 @@ class Drawing:
         self.uncond = encode_negative(self.model, [order.negative] * count)
         self.phase_cond = encode(self.model, [own] * count) if own else self.cond
         self.phase_uncond = encode_negative(self.model, [own_negative] * count) if own_negative else self.uncond
-        done = self._saved() if self.saved else self._base()
+        if self.picture is not None and order.strength == 0:
+            yield from self._enlarged(self.picture)
+            return
+        done = self._saved() if self.saved else self._base() if self.picture is None else self._given(self.picture)
         yield done
-        base = centre_crop(done.latent, *self.plan.base_lat) if done.number == 1 else done.latent
+        base = done.latent
+        if done.number == 1 and self.picture is None:
+            base = centre_crop(base, *self.plan.base_lat)
         begun = perf_counter()
         coming = [phase for phase in self.plan.phases if phase.number > done.number]
-        for phase, latent in climb(base, coming, self._phase, enlarge=self._enlarge(), anchor=done.anchor):
+        for phase, latent in climb(base, coming, self._phase, enlarge=self._enlarge(done), anchor=done.anchor):
             yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun, done.anchor)
             begun = perf_counter()
 
@@ -166,10 +200,30 @@ class Drawing:
     def _saved(self) -> Finished:
         assert self.saved is not None
         latent, mean, deviation = (t.to(self.model.device) for t in (self.saved.latent, *self.saved.anchor))
-        return Finished(self.saved.number, latent, 0, 0.0, (mean, deviation))
+        picture = self.picture if self.saved.number == 1 else None
+        return Finished(self.saved.number, latent, 0, 0.0, (mean, deviation), picture)
+
+    def _given(self, picture: torch.Tensor) -> Finished:
+        """The picture in place of phase 1."""
+        begun = perf_counter()
+        latent = latent_of(self.model, picture, self._way).repeat(len(self.order.seeds), 1, 1, 1)
+        return Finished(1, latent, 0, perf_counter() - begun, statistics(latent), picture)
+
+    def _enlarged(self, picture: torch.Tensor) -> Iterator[Finished]:
+        """Nothing but the picture, at the sizes of the phases: no latent, no network."""
+        sizes = [(1, self.plan.first_lat), *((p.number, (p.height_lat, p.width_lat)) for p in self.plan.phases)]
+        for number, (height, width) in sizes:
+            begun = perf_counter()
+            larger = upsample(picture, height * LATENT_PX, width * LATENT_PX).clamp_(-1, 1)
+            latent = torch.empty(len(self.order.seeds), LATENT_CHANNELS, height, width, device="meta")
+            yield Finished(number, latent, 0, perf_counter() - begun, statistics(latent), larger)
+
+    def held(self, pixels: torch.Tensor) -> torch.Tensor:
+        """A phase's decoded picture `(1, 3, height, width)`, held to the given one as its strength says."""
+        return pixels if self.picture is None else held(pixels, self.picture, self.plan.departure.hold)
 
     def _phase(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        solver = self._phase_solver(self.plan.phase_steps, self.order.params.start_t)
+        solver = self._phase_solver(self.plan.phase_steps, self.plan.start_t)
         engine = self._engine(phase, previous, before)
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
@@ -181,11 +235,20 @@ class Drawing:
         self.evaluations = guided.evaluations
         return latent
 
-    def _enlarge(self) -> Enlarge:
-        model, way = self.model, self.way or Way(self.order.params.vae)
-        return self.plan.enlarge(
-            lambda latent: pixels_of(model, latent, way), lambda pixels: latent_of(model, pixels, way)
-        )
+    @property
+    def _way(self) -> Way:
+        return self.way or Way(self.order.params.vae)
+
+    def _enlarge(self, first: Finished) -> Enlarge:
+        def decode(latent: torch.Tensor) -> torch.Tensor:
+            return pixels_of(self.model, latent, self._way)
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return latent_of(self.model, pixels, self._way)
+
+        if first.picture is None:
+            return self.plan.enlarge(decode, encode)
+        return self.plan.enlarge_picture(decode, encode, first.latent, first.picture)
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from ..params import quoted
-from .drawing import Drawing
+from ..params import quoted, size_text
+from .drawing import Drawing, Order
 from .errors import UserError, first_line
 
 FINAL = "final"
@@ -29,7 +29,8 @@ def infotext(drawing: Drawing, index: int) -> str:
     named = {
         "Steps": order.steps, "Sampler": drawing.sampler.name, "Schedule type": drawing.scheduler,
         "CFG scale": f"{order.guidance:g}", "Seed": order.seeds[index],
-        "Size": f"{order.width_px}x{order.height_px}", "Model": drawing.model.name, **order.params.to_infotext(),
+        "Size": size_text(*drawing.plan.first_lat).removesuffix(" px"), **of_picture(order), "Model": drawing.model.name,
+        **order.params.to_infotext(),
     }  # fmt: skip
     lines = [order.prompts[index]] + ([f"Negative prompt: {order.negative}"] if order.negative else [])
     text = "\n".join([*lines, ", ".join(f"{key}: {_quoted(str(value))}" for key, value in named.items())])
@@ -41,13 +42,18 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
-def save(images: Sequence[Image.Image], paths: Sequence[Path], drawing: Drawing) -> None:
-    """PNGs, each whole or not there at all. Raises OSError."""
+def of_picture(order: Order) -> dict[str, object]:
+    """The webui's words for it."""
+    return {} if order.picture is None else {"Denoising strength": f"{order.strength:g}"}
+
+
+def save(images: Sequence[Image.Image], paths: Sequence[Path], drawing: Drawing, profile: bytes = b"") -> None:
+    """PNGs, each whole or not there at all. profile: ICC, of their colours. Raises OSError."""
     for index, (image, path) in enumerate(zip(images, paths)):
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", infotext(drawing, index))
         with replacing(path) as part:
-            image.save(part, "PNG", pnginfo=info)
+            image.save(part, "PNG", pnginfo=info, icc_profile=profile or None)
 
 
 def copy(source: Path, target: Path) -> None:

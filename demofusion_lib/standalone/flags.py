@@ -19,6 +19,7 @@ from .training import AUTO, PREDICTIONS
 OUT = Path("out/demofusion")
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
+STRENGTH = 0.5
 NAMES = {"phase_sampler": (SAME, *SAMPLERS), "phase_scheduler": (SAME, *SCHEDULERS)}
 """What the settings can name here that name something of their host's."""
 
@@ -99,6 +100,18 @@ def parser() -> Parser:
     )
     made.add_argument(
         "prompt", nargs="?", help="what to draw; the toy knows 'a red disc', green, blue, yellow, square, triangle"
+    )
+    made.add_argument(
+        "--image",
+        default="",
+        metavar="FILE",
+        help="a picture to enlarge; the scale is its own, and the prompt says what it shows",
+    )
+    made.add_argument(
+        "--strength",
+        type=number(float, 0, 1),
+        metavar="X",
+        help=f"how far to depart from --image: 0 enlarges it and draws nothing, 1 draws as on a base image ({STRENGTH:g})",
     )
     made.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
     made.add_argument(

@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..saved import write
-from .decoding import Way, decode
+from .decoding import Way, decode, to_image
 from .drawing import Drawing, Finished
 from .errors import Unwritten, told
 from .files import FINAL, copy, infotext, reason, save
@@ -22,7 +22,7 @@ class Output:
     """Each phase is decoded once: `final.png` is a copy of the last one's file, where it has one.
 
     `given_up`: a decoder was stopped by force, and none is started after that. decodes: or the latents are written as they
-    are. on_tile: told `(done, total)` while a picture is decoded.
+    are. on_tile: told `(done, total)` while a picture is decoded. profile: of the colours, for the files.
     """
 
     def __init__(self, drawing: Drawing, folder: Path, keeper: Keeper | None = None, *, decodes: bool = True):
@@ -34,10 +34,11 @@ class Output:
         self.undecodable: set[int] = set()
         self.unsaved: tuple[int, list[Image]] | None = None
         self.given_up = False
+        self.profile = b""
         self.report: dict[str, Any] = {
             "prompt": drawing.order.prompts[0], "seed": drawing.order.seeds[0], "model": drawing.model.name,
             "device": str(drawing.model.device), "dtype": str(drawing.model.dtype).removeprefix("torch."),
-            "settings": vars(drawing.order.params), "phases": [], "final": None, "notes": [], "resume": None,
+            "settings": vars(drawing.order.params), "image": None, "phases": [], "final": None, "notes": [], "resume": None,
             "stopped": None, "error": None,
         }  # fmt: skip
         self.note(drawing.order.params.rounding(drawing.order.base_lat))
@@ -88,7 +89,8 @@ class Output:
         return Way(self.drawing.order.params.vae, self.note, on_tile, self.folder)
 
     def _keep(self, phase: Finished, *, lost: bool = False) -> None:
-        self.note(self.keeper.keep(phase, self.drawing.batch.size or 0, lost=lost))
+        if not phase.latent.is_meta:
+            self.note(self.keeper.keep(phase, self.drawing.batch.size or 0, lost=lost))
 
     def _is_unsaved(self, phase: Finished) -> bool:
         return self.unsaved is not None and self.unsaved[0] == phase.number
@@ -113,7 +115,7 @@ class Output:
             self._put(path, lambda: self._write_latent(phase, path))
             return path
         images = self._decoded(phase)
-        self._put(path, lambda: save(images, [path], self.drawing))
+        self._put(path, lambda: save(images, [path], self.drawing, self.profile))
         self.unsaved = None
         return path
 
@@ -125,7 +127,7 @@ class Output:
     def _decoded(self, phase: Finished) -> list[Image]:
         if not self._is_unsaved(phase):
             try:
-                self.unsaved = phase.number, decode(self.drawing.model, phase.latent, self.way(self.on_tile))
+                self.unsaved = phase.number, self._images(phase)
             except KeyboardInterrupt:
                 self.given_up = True
                 raise
@@ -134,6 +136,11 @@ class Output:
                 self._keep(phase, lost=True)
                 raise RuntimeError(f"decoding phase {phase.number} failed: {told(error)}") from error
         return self.unsaved[1] if self.unsaved else []
+
+    def _images(self, phase: Finished) -> list[Image]:
+        if phase.picture is not None:
+            return [to_image(one) for one in phase.picture]
+        return decode(self.drawing.model, phase.latent, self.way(self.on_tile), self.drawing.held)
 
     def _put(self, path: Path, write: Callable[[], None]) -> None:
         try:

@@ -39,6 +39,8 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
     """Of a phase, None for the base image. row: `row_bytes`. Drawing and decoding come one after the other."""
     plan = drawing.plan
     needs = Needs(plan, drawing.model.vae, drawing.model.device)
+    if plan.picture_lat is not None and (phase is None or plan.strength == 0):
+        return needs.given(phase)
     height, width = needs.size_lat(phase)
     held = needs.latents(phase, (drawing.sampler if phase is None else drawing.phase_sampler).solver)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
@@ -54,7 +56,7 @@ VIEWS = {"windows": "windows", "sub_images": "sub-images"}
 @torch.no_grad()
 def row_bytes(drawing: Drawing) -> int:
     """What the network allocates for one row of the native size."""
-    model, (height, width) = drawing.model, drawing.plan.drawn_lat
+    model, (height, width) = drawing.model, drawing.plan.window_lat
     cond, size_px = encode(model, [""]), (height * LATENT_PX, width * LATENT_PX)
     guided = Guided(model, cond, cond, 1.0, SizeTold(size_px, size_px))
     x = torch.zeros(1, LATENT_CHANNELS, height, width, device=model.device)
@@ -66,7 +68,7 @@ def row_bytes(drawing: Drawing) -> int:
 def rows_at_once(drawing: Drawing, phase: Phase, row: int) -> float:
     """How many rows of the native size the network's largest call is worth."""
     plan, batch = drawing.plan, settled(drawing.batch, row)
-    (local, dilated), (height, width) = plan.views(phase), plan.drawn_lat
+    (local, dilated), (height, width) = plan.views(phase), plan.window_lat
     shares = [plan.params.weights.c2(t) for t in plan.phase_levels]
     sub_image = math.ceil(phase.height_lat / phase.dilation) * math.ceil(phase.width_lat / phase.dilation)
     paths = [(local, 1.0)] * any(c2 < 1 for c2 in shares)
@@ -98,7 +100,9 @@ def plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """For the terminal."""
     for phase in report["phases"]:
         paths = [f"{phase[key]} {name}" for key, name in VIEWS.items() if phase[key]]
-        views = " + ".join(paths) if phase["phase"] > 1 else "whole"
+        views = (
+            " + ".join(paths) or "enlarged" if phase["phase"] > 1 else "whole" if phase["windows"] else "the picture"
+        )
         yield (
             f"phase {phase['phase']}: {phase['width']}x{phase['height']}, {views}, {phase['evaluations']} evaluations, "
             f"{phase['memory_bytes'] / GIB:.2f} GiB"

@@ -12,7 +12,8 @@ from ..params import SETTINGS, quoted
 from ..saved import ResumeError, SavedPhase, check_made_of, differences, read
 from .configs import FAMILIES
 from .errors import UserError
-from .flags import given, params_of, parse
+from .flags import STRENGTH, given, params_of, parse
+from .given import read_picture
 from .loading import is_there
 from .models import Model
 from .samplers import find_sampler
@@ -27,6 +28,9 @@ OWN = (
 )  # fmt: skip
 FREE = ("window_batch", "keep_phases", "vae", "save_phases", "preset")
 """Settings that may be others: they leave the latents as they are. A preset is no more than the values it sets."""
+PICTURE = "picture"
+OF_IMAGE = ("image", "strength", PICTURE)
+"""Of a run with a picture alone; the last is its values, whatever the file is called."""
 TABLE = {s.name: s for s in SETTINGS if s.name not in ("enabled", "resume")}
 SAMPLE = 8  # values from a tensor's beginning and from its end
 
@@ -34,14 +38,29 @@ SAMPLE = 8  # values from a tensor's beginning and from its end
 def read_arguments(argv: Sequence[str]) -> tuple[Namespace, SavedPhase | None]:
     """What is given, and what it goes on from. Raises UserError, ResumeError."""
     args = parse(argv)
+    for name in ("width", "height"):
+        if args.image and getattr(args, name) is not None:
+            raise UserError(f"{name} is {getattr(args, name)}, allowed without image alone: a picture has its own size")
     if not args.resume:
         if args.prompt is None and not args.plan_only:
             raise UserError("the following arguments are required: prompt")
         args.prompt = args.prompt or ""
+        _look_at_image(args)
         return args, None
     saved = read(args.resume)
     _check_known(args.resume, saved.made_of)
     return _completed(argv, args, saved), saved
+
+
+def _look_at_image(args: Namespace) -> None:
+    """`args.given` is the picture, None without one. Raises UserError."""
+    if args.strength is not None and not args.image:
+        raise UserError(f"strength is {args.strength:g}, allowed with image alone")
+    args.given = read_picture(args.image) if args.image else None
+    if args.strength is None:
+        args.strength = STRENGTH if args.image else 1.0
+    if args.strength == 0 and args.no_decode:
+        raise UserError("no_decode is given, allowed with a strength above 0 alone: 0 draws no latent")
 
 
 def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Namespace:
@@ -56,6 +75,7 @@ def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Names
     whole.prompt = saved.made_of["prompt"] if args.prompt is None else args.prompt
     whole.out = args.out if "out" in own else Path(args.resume).parent
     whole.keeps_batch = "window_batch" not in own
+    _look_at_image(whole)
     later = {name: s.to_text(s.default) for name, s in TABLE.items() if name not in saved.made_of}
     theirs = {**saved.made_of, **later}
     check_made_of(args.resume, differences(_comparable(theirs), _comparable({**theirs, **texts(whole)})))
@@ -65,7 +85,7 @@ def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Names
 def _check_known(path: str, made_of: Mapping[str, str]) -> None:
     if made_of.get("host") != HOST["host"] or not {*OWN, WEIGHTS} <= made_of.keys():
         raise ResumeError(path, "was not made by the command line, allowed: a file that this one has saved")
-    unknown = sorted(made_of.keys() - {*HOST, *OWN, *TABLE, WEIGHTS})
+    unknown = sorted(made_of.keys() - {*HOST, *OWN, *OF_IMAGE, *TABLE, WEIGHTS})
     if unknown:
         raise ResumeError(path, f"has settings that this version lacks: {quoted(unknown)}")
 
@@ -77,7 +97,7 @@ def _flags(made_of: Mapping[str, str]) -> list[str]:
         flag = name.replace("_", "-")
         if name in TABLE and TABLE[name].kind is bool:
             flags.append(f"--{flag}" if text == "True" else f"--no-{flag}")
-        elif name in TABLE or (name in OWN and name != "prompt"):
+        elif name in TABLE or (name in (*OWN, *OF_IMAGE) and name not in ("prompt", PICTURE)):
             flags.append(f"--{flag}={text}")
     return flags
 
@@ -92,6 +112,8 @@ def texts(args: Namespace) -> dict[str, str]:
         "model": _located(args.model),
         "config": _located(args.config),
     }
+    if args.given is not None:
+        own |= {"image": str(Path(args.image).absolute()), "strength": args.strength, PICTURE: args.given.digest}
     params = params_of(args)
     table = {name: setting.to_text(getattr(params, name)) for name, setting in TABLE.items()}
     return {**HOST, **{name: str(value) for name, value in own.items()}, **table}
@@ -115,13 +137,13 @@ def _located(name: str) -> str:
 
 def _comparable(made_of: Mapping[str, str]) -> dict[str, str]:
     """A model may have been moved; its weights tell whether it is the same."""
-    compared = {name: text for name, text in made_of.items() if name not in FREE}
+    compared = {name: text for name, text in made_of.items() if name not in (*FREE, "image")}
     return {**compared, **{name: Path(made_of[name]).name for name in ("model", "config")}}
 
 
 def is_same_run(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
     """Whether the one can go on from the other's file. Their weights tell whether their models are the same."""
-    aside = {*FREE, "model", "config"}
+    aside = {*FREE, "model", "config", "image"}
     return not set(differences(theirs, ours)) - aside
 
 
