@@ -26,39 +26,44 @@ def silent(text: str) -> None:
     """Tells nobody."""
 
 
+def as_it_is(pixels: torch.Tensor) -> torch.Tensor:
+    """Them."""
+    return pixels
+
+
 @dataclass(frozen=True)
 class Way:
     """How pictures are decoded.
 
     mode: the setting `vae`; `host` for diffusers' own decoder in one piece. tell: given what a user should know.
     on_tile: told `(done, total)` after each tile. folder: where layers may be laid as files; the system's if it is gone.
+    finish: what becomes of a decoded picture `(1, 3, height, width)` in [-1, 1] before `decode` makes it bytes.
     """
 
     mode: str = HOST
     tell: Callable[[str], None] = silent
     on_tile: Callable[[int, int], None] | None = None
     folder: Path | None = None
+    finish: Finish = as_it_is
 
 
 UNDIVIDED = Way()
 
 
 @torch.no_grad()
-def decode(
-    model: Model, latent: torch.Tensor, way: Way = UNDIVIDED, finish: Finish = lambda pixels: pixels
-) -> list[Image.Image]:
+def decode(model: Model, latent: torch.Tensor, way: Way = UNDIVIDED) -> list[Image.Image]:
     """`latent (batch, 4, height, width)`, one image at a time: the decoder takes more memory than anything else.
 
-    finish: what becomes of a picture `(1, 3, 8 height, 8 width)` in [-1, 1] before it is made bytes.
     Raises ValueError or `vae.NotFinite` for a picture that holds NaN in float32 too, and whatever the VAE raises.
     """
-    return [_image(model, one[None], way, finish) for one in latent]
+    return [_image(model, one[None], way) for one in latent]
 
 
-def _image(model: Model, latent: torch.Tensor, way: Way, finish: Finish) -> Image.Image:
-    return _in_float32_if_need_be(
-        model, lambda dtype: to_image(finish(_pixels(model, latent, way, dtype))[0]), way, "decoded"
-    )
+def _image(model: Model, latent: torch.Tensor, way: Way) -> Image.Image:
+    def image(dtype: torch.dtype | None) -> Image.Image:
+        return to_image(way.finish(_pixels(model, latent, way, dtype))[0])
+
+    return _in_float32_if_need_be(model, image, way, "decoded")
 
 
 def _in_float32_if_need_be(model: Model, code: Callable[[torch.dtype | None], Made], way: Way, done: str) -> Made:

@@ -106,9 +106,7 @@ def _given(path: str | os.PathLike[str], image: Image.Image) -> Given:
 
 def _values(image: Image.Image) -> npt.NDArray[np.float32]:
     """`(height, width, 3)` in [-1, 1]."""
-    if image.mode in DEEP:
-        grey = np.asarray(image).astype(np.float32) / 65535
-        values = np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
-    else:
-        values = np.asarray(image.convert("RGB")).astype(np.float32) / 255
-    return values * 2 - 1
+    deep = image.mode in DEEP
+    whole = np.asarray(image if deep else image.convert("RGB"), dtype=np.float32)
+    values: npt.NDArray[np.float32] = whole * np.float32(2 / (65535 if deep else 255)) - np.float32(1)
+    return np.repeat(values[..., None], 3, axis=2).clip(-1, 1) if deep else values

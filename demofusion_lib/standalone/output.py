@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class Output:
     def _images(self, phase: Finished) -> list[Image]:
         if phase.picture is not None:
             return [to_image(one) for one in phase.picture]
-        return decode(self.drawing.model, phase.latent, self.way(self.on_tile), self.drawing.held)
+        return decode(self.drawing.model, phase.latent, replace(self.way(self.on_tile), finish=self.drawing.held))
 
     def _put(self, path: Path, write: Callable[[], None]) -> None:
         try:

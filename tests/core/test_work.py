@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from demofusion_lib.work import ATTENTION_PX, Speeds, Work, default_speeds, parts_of, vae_px, work_of
@@ -57,3 +59,11 @@ def test_by_default_the_vae_is_weighed_by_its_operations() -> None:
     speeds = default_speeds(0.5, 512 * 512)
     assert speeds.decoded_px * 512 * 512 == pytest.approx(0.5 * 3.6)
     assert speeds.encoded_px * 512 * 512 == pytest.approx(0.5 * 1.6)
+
+
+def test_a_given_picture_is_encoded_and_never_decoded() -> None:
+    given = replace(plan(scale=2, steps=10, enlarge="pixels", keep_phases=True), picture_lat=(64, 64), strength=0.5)
+    work = work_of(given)
+    assert (work.base_rows, work.decoded_px) == (0, vae_px(1024, 1024))
+    assert work.encoded_px == vae_px(512, 512) + vae_px(1024, 1024)
+    assert work_of(replace(given, strength=0.0)) == Work(0, (), 0, 0)

@@ -127,7 +127,7 @@ def test_every_sampler_begins_where_the_strength_says(sampler: str, models: dict
     assert half.plan.phase_levels[0] == pytest.approx(300.5, abs=20)
     assert max(half.plan.phase_levels) < 330
     started = result(model, wanted(sampler=sampler, strength=0.001))
-    assert torch.isfinite(started).all() and max(tiny.plan.phase_levels) <= 2
+    assert torch.isfinite(started).all() and max(tiny.plan.phase_levels) < 2.01
 
 
 def test_strength_1_is_what_the_phases_make_of_a_base_image(models: dict[str, Model]) -> None:
