@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from PIL import Image
 
 from bench.quality.drawn import Studio
 from bench.quality.measures import BANDS, band_levels, psnr, shrunk
@@ -113,12 +114,25 @@ def table(results: Mapping[str, Mapping[str, Figures]], names: Sequence[str]) ->
     return "\n".join(lines) + "\n"
 
 
+def sheet(out: Path, number: int, names: Sequence[str], side_px: int = 256) -> None:
+    """The middle of one picture's rows at its full size, side by side, as `sheet.png`."""
+    rows = [Image.open(out / f"{number}-{name.replace(' ', '-')}.png") for name in names]
+    corner = (rows[0].width - side_px) // 2, (rows[0].height - side_px) // 2
+    made = Image.new("RGB", (side_px * len(rows), side_px))
+    for place, row in enumerate(rows):
+        made.paste(row.crop((*corner, corner[0] + side_px, corner[1] + side_px)), (place * side_px, 0))
+    made.quantize(128).save(out / "sheet.png", optimize=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.quality.image", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/image"))
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--strengths", type=float, nargs="+", default=list(STRENGTHS))
     parser.add_argument("--no-tiles", action="store_true", help="leave the tiles out")
+    parser.add_argument(
+        "--sheet", type=int, metavar="N", help="show picture N's bicubic and the strengths side by side"
+    )
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     studio = Studio(load_model(TOY, choose_device(args.device), torch.float32))
     results = measure(studio, args.out, args.images, names)
     shown = [TRUTH, BICUBIC, *(f"strength {value:g}" for value in sorted(args.strengths)), TILES]
+    if args.sheet is not None:
+        sheet(args.out, args.sheet, [BICUBIC, *(f"strength {value:g}" for value in sorted(args.strengths))])
     (args.out / "table.md").write_text(table(results, shown), encoding="utf-8")
 
 
