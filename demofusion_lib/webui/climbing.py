@@ -143,10 +143,11 @@ class Climb:
         total = len(self.plan.phases) + 1
         named = f"{reason} ({message})" if message else reason
         shown = f"this is the image of phase {complete}" if complete else "the unfinished base image"
+        which = images_of(self.p)
         if self.stops:
-            untell(self.p, self.notes, "; ".join(self.stops))
+            untell(self.p, self.notes, which + "; ".join(self.stops))
         self.stops = [*self.stops[:-1], f"{named} {at or 'in'} phase {complete + 1} of {total}", shown]
-        self._tell("; ".join(self.stops))
+        self._tell(which + "; ".join(self.stops))
         self.p.extra_generation_params[STOPPED_KEY] = f"phase {complete} of {total} - {reason}"
 
     def _deliver(self, done: list[Finished]) -> Any:
@@ -187,6 +188,15 @@ class Climb:
             self.run.served |= self.saving.files
         elif self.saving.kept():
             self._tell(self.saving.kept())
+
+
+def images_of(p: Any) -> str:
+    """Which of a request's pictures are drawn; empty where there is one."""
+    total, first = p.batch_size * p.n_iter, p.iteration * p.batch_size + 1
+    if total == 1:
+        return ""
+    last = first + p.batch_size - 1
+    return f"image {first} of {total}: " if last == first else f"images {first} to {last} of {total}: "
 
 
 def stop_pressed() -> bool:
