@@ -37,6 +37,7 @@ TITLE = "DemoFusion Hires"
 extension has a script of that very title, and the host knows scripts by their titles."""
 LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
 MAX_SCALE = 8.0
+MAX_BASE_PX = 16384
 FULL_START = 1000
 """Of the sampler's own schedule from its highest level, whatever that is."""
 SIZE_CONDITIONS = ("final", "phase", "base")
@@ -454,6 +455,10 @@ class Params:
         if small:
             names = f"{' and '.join(small)} {'are' if len(small) > 1 else 'is'}"
             raise SettingsError(f"the base image's {names} below {LATENT_PX} px, allowed: {LATENT_PX} px or more")
+        large = [name for name, size in zip(("height", "width"), base_lat) if size * LATENT_PX > MAX_BASE_PX]
+        if large:
+            names = f"{' and '.join(large)} {'are' if len(large) > 1 else 'is'}"
+            raise SettingsError(f"the base image's {names} above {MAX_BASE_PX} px, allowed: {MAX_BASE_PX} px or less")
         target = self.target_lat(base_lat)
         base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
         return base, plan_phases(base, target, self.plan)

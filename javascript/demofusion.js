@@ -57,7 +57,7 @@ const demofusionPage = (function() {
             line.dataset.shown = html;
             line.replaceChildren(...rows.map(([kind, text]) => element("p", kind, text)));
         }
-        part("sdxl_size")?.classList.toggle("demofusion-absent", answer.sdxl === false);
+        if ("sdxl" in answer) part("sdxl_size")?.classList.toggle("demofusion-absent", answer.sdxl === false);
     }
 
     // a line may break between two figures, and not within one

@@ -12,6 +12,9 @@ from ..params import BY_NAME, SAME, Params, SettingsError, quoted
 from .choices import AUTOMATIC, asking_in_phases, check_there
 from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
 
+MAX_STEPS = 1000
+"""As many as a model has timesteps."""
+
 
 def check_model(sd_model: Any) -> None:
     if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", 4) != 4:
@@ -72,6 +75,8 @@ def _unknown_names(p: Any, params: Params) -> list[SettingsError]:
 
 def _mistakes_of_base(p: Any) -> list[SettingsError]:
     """What the host itself would stop at in the middle; in the phases it is made to do."""
+    if p.steps > MAX_STEPS:
+        return [SettingsError(f"steps is {p.steps}, allowed for the base image: 1 to {MAX_STEPS}")]
     order = shared.opts.uni_pc_order
     if solver_name(plain_sampler(p)) != "unipc" or p.steps >= order:
         return []

@@ -235,8 +235,9 @@ def count(told: Forecast, p: Any, settings: Params, found: Checkpoint, phases: l
         from .needed import needed  # with the first forecast, not with the webui
 
         needs = needed(plan, found.model)
-        told.memory_bytes, told.fits, told.memory_plan = needs.bytes, needs.fits, needs.decoding
-        told.warnings += needs.warnings
+        if needs is not None:
+            told.memory_bytes, told.fits, told.memory_plan = needs.bytes, needs.fits, needs.decoding
+            told.warnings += needs.warnings
 
 
 # Words

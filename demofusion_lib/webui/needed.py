@@ -17,6 +17,8 @@ from ..plan import Plan
 
 SECONDS_KNOWN = 2.0
 """For so long what was free is taken to be free."""
+MOST_LAT = 2100 * 2100
+"""Cells of a picture (16800 px square), above which its decode's memory is not reckoned: that takes seconds."""
 
 
 @dataclass
@@ -55,9 +57,11 @@ def folder() -> str:
     return wanted if os.path.isdir(wanted or "") else tempfile.gettempdir()
 
 
-def needed(plan: Plan, model: Any) -> Needed:
-    """model: the host's, which is loaded."""
+def needed(plan: Plan, model: Any) -> Needed | None:
+    """model: the host's, which is loaded. None for a picture that is too large to be reckoned while somebody waits."""
     coder, last = model.first_stage_model, plan.phases[-1] if plan.phases else None
+    if last is not None and last.height_lat * last.width_lat > MOST_LAT:
+        return None
     needs = Needs(plan, coder, devices.device)
     sampled = max(needs.latents(phase) for phase in (None, *plan.phases))
     made = max([sampled, needs.picture(*needs.size_lat(last)), *(needs.enlarging(phase) for phase in plan.phases)])

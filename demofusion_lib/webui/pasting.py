@@ -8,8 +8,8 @@ from typing import Any
 from modules import shared
 from modules.styles import extract_style_text_from_prompt
 
-from ..params import SETTINGS, Setting, SettingsError, read_each
-from ..presets import NONE
+from ..params import BY_NAME, SETTINGS, Setting, SettingsError, read_each
+from ..presets import DEFAULT, NONE
 from .choices import check_there
 
 STYLES = "Styles array"
@@ -22,7 +22,12 @@ def read(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingsError]
     params: the host's reading of an infotext, of any version: one that names no preset has none.
     """
     texts = {setting.name: params[setting.key] for setting in SETTINGS if setting.key in params}
-    values, errors = read_each(texts, Setting.from_text, NONE)
+    preset, unknown = NONE, _unknown_preset(texts)
+    if unknown:  # of a later version, say: what it was is not known, and none would be the dearest guess
+        del texts["preset"]
+        preset = DEFAULT
+    values, errors = read_each(texts, Setting.from_text, preset)
+    errors = [*unknown, *errors]
     for setting in SETTINGS:
         if setting.names:
             try:
@@ -38,6 +43,14 @@ def read(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingsError]
                 "phase_negative": _without(style.negative_prompt, values["phase_negative"]),
             }
     return values, errors
+
+
+def _unknown_preset(texts: Mapping[str, str]) -> list[SettingsError]:
+    try:
+        BY_NAME["preset"].from_text(texts.get("preset", NONE))
+    except SettingsError as error:
+        return [error]
+    return []
 
 
 def _without(style: str | None, prompt: str) -> str:

@@ -272,12 +272,16 @@ class Progress:
         enlarges = part.kind == ENCODED_PX or any(
             later.kind == ENCODED_PX for later in self.parts[self.at + 1 : self.at + 2]
         )
-        does = f"enlarging to {size(self._size_of(part.phase))}" if enlarges else f"decoding {size(part.size_px)}"
+        codes = "encoding" if part.kind == ENCODED_PX else "decoding"
+        does = (
+            f"enlarging to {size(self._size_of(part.phase))}, {codes}" if enlarges else f"decoding {size(part.size_px)}"
+        )
         shared.state.textinfo = f"DemoFusion: {does}{f', {share:.0%}' if share else ''}{self._which()}"
 
     def _which(self) -> str:
         count = shared.state.job_count
-        return f", picture {self.number + 1} of {count}" if count > 1 else ""
+        what = "picture" if self.plan.images == 1 else "batch"
+        return f", {what} {self.number + 1} of {count}" if count > 1 else ""
 
 
 def size(size_px: Sequence[int]) -> str:

@@ -49,7 +49,7 @@ def refuse(p: Any, error: SettingsError, *, raised: bool = False) -> None:
         gr.Warning(str(error))
         return
     shared.state.interrupt()
-    told = str(error).replace("DemoFusion: ", "DemoFusion: not drawn: ", 1)
+    told = f"DemoFusion: not drawn: {'; '.join(error.by_label().values())}"
     p.comment(told)
     errors.report(told)
     gr.Warning(told)

@@ -101,6 +101,22 @@ def test_a_base_image_without_a_cell(room):
     assert "below 8 px" in room.forecast([True, 2.0], **{**BASE, "width": 4}).mistakes[""]
 
 
+@pytest.mark.parametrize("field", ["width", "height", "steps"])
+def test_what_nobody_can_draw_takes_no_time(host, room, field):
+    """Nor memory. A run is refused in the same words."""
+    begun = perf_counter()
+    told = room.forecast(OURS, **{**BASE, field: 10**9})
+    assert told.error is not None and perf_counter() - begun < 1
+    fields = {"width": 64, "height": 64, "steps": 2} | {field: 10**9}
+    outcome = host.run(host.generation({"scale": 2}, **fields))
+    assert str(outcome.error) == str(told.error)
+
+
+def test_a_picture_too_large_to_reckon_its_decode(room):
+    assert room.forecast({**OURS, "scale": 8}, **{**BASE, "width": 4096, "height": 4096}).memory_bytes is None
+    assert room.forecast(OURS, **BASE).memory_bytes
+
+
 def test_too_many_arguments(room):
     assert "100 arguments" in room.forecast([True] * 100, **BASE).mistakes[""]
 

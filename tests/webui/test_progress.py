@@ -178,7 +178,8 @@ def test_it_says_where_it_is(host, monkeypatch):
     assert texts[: len(texts) // 2] == [
         "DemoFusion phase 1 of 2, picture 1 of 2",
         "DemoFusion phase 1 of 2, step 1 of 2, picture 1 of 2",
-        "DemoFusion: enlarging to 128x128, picture 1 of 2",
+        "DemoFusion: enlarging to 128x128, decoding, picture 1 of 2",
+        "DemoFusion: enlarging to 128x128, encoding, picture 1 of 2",
         "DemoFusion phase 2 of 2, 128x128, step 1 of 2, picture 1 of 2",
         "DemoFusion phase 2 of 2, 128x128, step 2 of 2, picture 1 of 2",
         "DemoFusion: decoding 128x128, picture 1 of 2",

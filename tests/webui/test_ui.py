@@ -142,6 +142,17 @@ def test_nonsense_in_an_infotext_is_left_out(host, script):
     assert values[1] == host.params.BY_NAME["scale"].default
 
 
+def test_an_unknown_preset_is_not_taken_for_the_dearest(host, script):
+    """One of a later version: what the infotext tells beside it is kept, the rest is the default preset's."""
+    values = pasted(
+        script, host, "cat\nSteps: 4, DemoFusion enabled: True, DemoFusion scale: 3, DemoFusion preset: superb"
+    )
+    found = dict(zip((s.name for s in host.params.SETTINGS), values))
+    assert {name: found[name] for name in ("preset", "scale", "plan", "steps")} == {
+        "preset": "fine", "scale": 3.0, "plan": "doubling", "steps": 5,
+    }  # fmt: skip
+
+
 OURS = "customscript/demofusion.py/txt2img"
 
 
