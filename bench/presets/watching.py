@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from demofusion_lib.params import LATENT_PX, Params
-from demofusion_lib.standalone.drawing import Drawing, Order
+from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.models import Model
 
 Clock = Callable[[], float]
@@ -117,8 +117,8 @@ class Timed(Drawing):
     clock: Clock
     in_vae = 0.0
 
-    def _enlarge(self) -> Any:
-        enlarge = super()._enlarge()
+    def _enlarge(self, first: Finished) -> Any:
+        enlarge = super()._enlarge(first)
         if self.order.params.enlarge != "pixels":
             return enlarge
 

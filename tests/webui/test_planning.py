@@ -13,7 +13,7 @@ SETTINGS = (
     {"scale": 2, "a2": 0.0, "steps": 36},
     {"scale": 3, "plan": "doubling", "a2": 10.0, "steps": 5},
     {"scale": 2, "preset": "fast", "steps": 5},
-    {"scale": 3, "preset": "draft", "steps": 3},
+    {"scale": 3, "preset": "draft", "steps": 4},
 )
 """All paths; no global path; no windows, and Restart's long run; a global path that soon has no weight, and few steps;
 guidance in some steps; guidance by a pass of the base's size."""
