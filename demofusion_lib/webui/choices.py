@@ -18,7 +18,7 @@ def scheduler_names() -> list[str]:
 
 
 def sampler_names() -> list[str]:
-    return [sampler.name for sampler in sd_samplers.all_samplers]
+    return [config.name for config in sd_samplers.all_samplers]
 
 
 THERE: dict[str, Callable[[], list[str]]] = {"phase_sampler": sampler_names, "phase_scheduler": scheduler_names}

@@ -91,13 +91,13 @@ class Climb:
                 self._keep(1, latent)
             if stop_pressed():
                 raise PhaseInterrupted
-            sampler = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
-            self.lent.enter_context(sampler.networks())
+            drawer = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
+            self.lent.enter_context(drawer.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             ahead = self.plan.phases[number - 1 :]
             coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
             enlarge = self.plan.enlarge(coder.decode, coder.encode)
-            climbing = climb(latent, ahead, sampler, enlarge=enlarge, anchor=self.saving.anchor)
+            climbing = climb(latent, ahead, drawer, enlarge=enlarge, anchor=self.saving.anchor)
             for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
                 done.append((phase.number, latent))

@@ -11,11 +11,11 @@ class _Info:
 class OptionInfo(_Info):
     def __init__(
         self, default=None, label="", component=None, component_args=None, onchange=None, section=None,
-        restrict_api=False,
+        refresh=None, comment_before="", comment_after="", infotext=None, restrict_api=False, category_id=None,
     ):  # fmt: skip
         super().__init__(default)
         self.label, self.component, self.component_args = label, component, component_args
-        self.section, self.restrict_api, self.comment_after = section, restrict_api, ""
+        self.section, self.restrict_api, self.comment_after = section, restrict_api, comment_after
 
     def info(self, info):
         self.comment_after += info

@@ -14,4 +14,4 @@ total_tqdm = shared_total_tqdm.TotalTQDM()
 sd_model = None
 hide_dirs: dict = {}
 OptionInfo = options.OptionInfo
-prompt_styles = styles.StyleDatabase()
+prompt_styles = styles.StyleDatabase([])

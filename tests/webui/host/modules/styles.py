@@ -10,7 +10,7 @@ class PromptStyle(NamedTuple):
 
 
 class StyleDatabase:
-    def __init__(self):
+    def __init__(self, paths):
         self.styles: dict[str, PromptStyle] = {}
 
     def apply_styles_to_prompt(self, prompt, styles):
