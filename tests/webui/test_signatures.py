@@ -62,7 +62,7 @@ class Webui:
 
     def __getitem__(self, module: str) -> Source:
         if module not in self.sources:
-            self.sources[module] = Source(self.folder / f"{module}.py")
+            self.sources[module] = Source(self.folder / f"{module.replace('.', '/')}.py")
         return self.sources[module]
 
     @cached_property
