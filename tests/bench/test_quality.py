@@ -29,10 +29,10 @@ CASE = Case("square", 2)
 IMAGES, STEPS = 12, 10
 
 
-def drawn(**settings: object) -> list[Measured]:
+def drawn(images: int = IMAGES, **settings: object) -> list[Measured]:
     keep_freed_memory()
     studio = Studio(load_model("toy", torch.device("cpu"), torch.float32))
-    ((_, subjects),) = batches({CASE: 0}, IMAGES, IMAGES)
+    ((_, subjects),) = batches({CASE: 0}, images, images)
     ((_, pictures),) = studio.draw(Row("small", settings, steps=STEPS), [CASE], subjects)
     return [
         measure(final, base, CASE.scale, subject, pictures.lines)
@@ -47,7 +47,8 @@ def method() -> list[Measured]:
 
 @pytest.fixture(scope="module")
 def windows() -> list[Measured]:
-    return drawn(skip_residual=False, dilated=False)
+    """Fewer: none of them has one object."""
+    return drawn(5, skip_residual=False, dilated=False)
 
 
 def test_the_method_draws_one_object(method: list[Measured]) -> None:
@@ -56,7 +57,7 @@ def test_the_method_draws_one_object(method: list[Measured]) -> None:
 
 
 def test_windows_alone_repeat_it(windows: list[Measured]) -> None:
-    assert sum(one.one_object for one in windows) <= 2
+    assert sum(one.one_object for one in windows) <= 1
     assert mean(one.objects for one in windows) > 2
 
 

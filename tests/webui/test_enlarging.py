@@ -96,7 +96,7 @@ def test_interrupt_while_a_picture_is_enlarged_ends_with_the_phase_before(host, 
     outcome = host.txt2img({"scale": 3, "vae": "auto", "enlarge": "pixels"}, steps=2)
     assert outcome.sizes == [(256, 256)] and len(seen) == 2
     assert "interrupted in phase 3 of 3; this is the image of phase 2" in outcome.comments
-    assert seen == ["DemoFusion: enlarging to 256x256", "DemoFusion: enlarging to 384x384"]
+    assert seen == ["DemoFusion: enlarging to 256x256, encoding", "DemoFusion: enlarging to 384x384, encoding"]
     assert "decode" not in vars(vae)
 
 

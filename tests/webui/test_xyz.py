@@ -183,7 +183,7 @@ def test_a_refused_cell_leaves_the_others(host, plot, page):
 def test_a_refused_run_of_the_page_is_still_ended(host, plot):
     """Where there is no plot: a script that draws one picture after another ends too."""
     outcome = host.run(host.generation({"target_width": 32}, **SMALL), page=True)
-    assert outcome.error is None and host.state.interrupted and "target_width is 32" in outcome.comments
+    assert outcome.error is None and host.state.interrupted and "Target width is 32" in outcome.comments
 
 
 @pytest.mark.parametrize(
