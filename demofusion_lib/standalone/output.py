@@ -42,7 +42,7 @@ class Output:
             "settings": vars(drawing.order.params), "image": None, "phases": [], "final": None, "notes": [], "resume": None,
             "stopped": None, "error": None,
         }  # fmt: skip
-        self.note(drawing.order.params.rounding(drawing.order.base_lat))
+        self.note(drawing.order.params.rounding(drawing.plan.picture_lat or drawing.plan.drawn_lat))
 
     def add(self, phase: Finished) -> None:
         """A finished phase: saved first, then its picture, unless only the last is wanted."""

@@ -21,6 +21,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from demofusion_lib.standalone import cli
+from demofusion_lib.standalone.drawing import Drawing
 from demofusion_lib.standalone.models import Model, load_model
 from demofusion_lib.standalone.toy import write_tokenizer
 
@@ -160,3 +161,17 @@ def run(tmp_path: Path, folders: dict[str, Path]) -> Callable[..., int]:
         return cli.main([prompt, *given, *flags])
 
     return command
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What phases begin with: enlarged, and as it was; they end with the first."""
+    seen = []
+
+    def phase(self: Drawing, wanted: object, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        seen.append((previous, before))
+        self.evaluations = 0
+        return previous
+
+    monkeypatch.setattr(Drawing, "_phase", phase)
+    return seen

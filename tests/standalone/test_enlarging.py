@@ -16,7 +16,6 @@ from demofusion_lib import vae
 from demofusion_lib.saved import read
 from demofusion_lib.standalone import cli, decoding
 from demofusion_lib.standalone.decoding import Way, latent_of, pixels_of
-from demofusion_lib.standalone.drawing import Drawing
 from demofusion_lib.standalone.models import Model, load_model
 
 from .conftest import CPU
@@ -32,20 +31,6 @@ def by_hand(model: Model, latent: torch.Tensor, height_lat: int, width_lat: int)
         picture = model.vae.decode(latent / factor).sample.clamp(-1, 1)
         larger = F.interpolate(picture, size=(8 * height_lat, 8 * width_lat), mode="bicubic").clamp(-1, 1)
         return model.vae.encode(larger).latent_dist.mean * factor
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What phases begin with: enlarged, and as it was; they end with the first."""
-    seen = []
-
-    def phase(self: Drawing, wanted: object, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        seen.append((previous, before))
-        self.evaluations = 0
-        return previous
-
-    monkeypatch.setattr(Drawing, "_phase", phase)
-    return seen
 
 
 @pytest.mark.parametrize("mode", ["auto", "host"])

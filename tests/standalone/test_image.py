@@ -57,20 +57,6 @@ def error(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What phases begin with: enlarged, and as it was; they end with the first."""
-    seen = []
-
-    def phase(self: Drawing, wanted: object, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        seen.append((previous, before))
-        self.evaluations = 0
-        return previous
-
-    monkeypatch.setattr(Drawing, "_phase", phase)
-    return seen
-
-
 @pytest.mark.parametrize("size", [(64, 64), (128, 64), (203, 157), (24, 16)], ids=str)
 def test_the_picture_is_phase_1_and_the_next_one_begins_with_its_pixels(
     size: tuple[int, int], models: dict[str, Model], given: list[tuple[torch.Tensor, torch.Tensor]]
@@ -180,6 +166,12 @@ def test_the_command(run: Run, picture: Path, tmp_path: Path, capsys: pytest.Cap
     assert np.array_equal(np.asarray(first), np.asarray(Image.open(picture))[1:65])
     assert final.size == (128, 128)
     assert "Size: 64x64" in final.info["parameters"] and "Denoising strength: 0.3," in final.info["parameters"]
+
+
+def test_rounding_is_of_the_pictures_size(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 72), "red").save(tmp_path / "wide.png")
+    assert run("--image", str(tmp_path / "wide.png"), "--strength", "0", "--scale", "1.05", "--json") == 0
+    assert report_of(capsys)["notes"][0].startswith("scale 1.05 of 96x72 px gives 104x72 px")
 
 
 def test_the_plan(run: Run, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
