@@ -234,7 +234,7 @@ class Plan:
         return InLatent(self.wrap)
 
     def enlarge_picture(self, decode: Code, encode: Code, base: torch.Tensor, picture: torch.Tensor) -> Enlarge:
-        """`enlarge` of a given picture `(1, 3, height, width)` in [-1, 1], of which `base` is the latent."""
+        """`enlarge` of given pictures `(1 or images, 3, height, width)` in [-1, 1], of which `base` is the latent."""
         return FromPicture(base, picture, self._enlargement(decode, encode))
 
     def picture_notes(self, size_px: tuple[int, int]) -> Iterator[str]:

@@ -56,7 +56,7 @@ class InPixels:
 class FromPicture:
     """Of a given picture itself as long as nothing is drawn: its own pixels, and not what the autoencoder makes of them.
 
-    base: its latent `(batch, 4, h, w)`, which the climb begins with. picture: `(1, 3, cell h, cell w)` in [-1, 1].
+    base: its latent `(batch, 4, h, w)`, which the climb begins with. picture: `(1 or batch, 3, cell h, cell w)` in [-1, 1].
     drawn: of what phases have drawn, and of the base where no pixels are asked for.
     """
 
@@ -68,5 +68,6 @@ class FromPicture:
         if latent is not self.base or isinstance(self.drawn, InLatent):
             return self.drawn(latent, height_lat, width_lat)
         cell_px = self.drawn.cell_px
-        larger = upsample(self.picture, height_lat * cell_px, width_lat * cell_px, wrap=self.drawn.wrap)
-        return self.drawn.encode(larger.clamp_(-1, 1)).to(latent).expand(len(latent), -1, -1, -1)
+        wrap, size_px = self.drawn.wrap, (height_lat * cell_px, width_lat * cell_px)
+        each = [self.drawn.encode(upsample(one[None], *size_px, wrap=wrap).clamp_(-1, 1)) for one in self.picture]
+        return torch.cat(each).to(latent).expand(len(latent), -1, -1, -1)

@@ -9,28 +9,17 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from ..params import LATENT_PX, quoted
+from ..params import quoted
+from ..pictures import SIZES, is_drawable, may_be_transparent, tensor
 from .errors import UserError, first_line
 from .files import reason
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Those that Pillow reads by itself, WebP where it was built with it: none of them starts another program."""
-MOST_SIDE_PX = 16384
-MOST_PIXELS = 2 * 89_478_485
-"""Pillow's own limit, above which it takes a file for one that is made to fill the memory."""
-MOST_ASPECT = 8
-ALLOWED = (
-    f"a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM of {LATENT_PX} to {MOST_SIDE_PX} px a side and up to {MOST_PIXELS // 10**6} "
-    f"million pixels, at most {MOST_ASPECT} times as long as wide"
-)
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's names of greys of 16 bits."""
-SEE_THROUGH = ("RGBA", "LA", "PA", "La", "RGBa")
+ALLOWED = f"a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM of {SIZES}"
 
 
 @dataclass(frozen=True)
@@ -78,8 +67,7 @@ def _refused(path: str | os.PathLike[str], why: str) -> UserError:
 
 def _check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
     """Of the file's header: nothing has been unpacked yet."""
-    shorter, longer = sorted((width, height))
-    if shorter < LATENT_PX or longer > min(MOST_SIDE_PX, MOST_ASPECT * shorter) or width * height > MOST_PIXELS:
+    if not is_drawable(width, height):
         raise _refused(path, f"has {width}x{height} px")
 
 
@@ -89,24 +77,15 @@ def _given(path: str | os.PathLike[str], image: Image.Image) -> Given:
         notes.append(f"{Path(path).name} has {frames} pictures: the first is enlarged")
     image.load()
     turned = ImageOps.exif_transpose(image) or image
-    if turned.mode in SEE_THROUGH or "transparency" in turned.info:
+    if may_be_transparent(turned):
         turned = turned.convert("RGBA")
         if turned.getextrema()[3][0] < 255:
             notes.append(f"{Path(path).name} is transparent in places: they are drawn as white")
         turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
     elif turned.mode == "F":
         raise _refused(path, "holds numbers without a white")
-    values = _values(turned)
-    pixels = torch.from_numpy(values).permute(2, 0, 1).contiguous()
+    pixels = tensor(turned)
     digest = hashlib.blake2b(f"{tuple(pixels.shape)}".encode(), digest_size=16)
     digest.update(pixels.numpy())
     profile = image.info.get("icc_profile") or b""
     return Given(pixels, digest.hexdigest(), profile if image.mode in ("RGB", "RGBA", "P") else b"", tuple(notes))
-
-
-def _values(image: Image.Image) -> npt.NDArray[np.float32]:
-    """`(height, width, 3)` in [-1, 1]."""
-    deep = image.mode in DEEP
-    whole = np.asarray(image if deep else image.convert("RGB"), dtype=np.float32)
-    values: npt.NDArray[np.float32] = whole * np.float32(2 / (65535 if deep else 255)) - np.float32(1)
-    return np.repeat(values[..., None], 3, axis=2).clip(-1, 1) if deep else values

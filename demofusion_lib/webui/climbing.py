@@ -1,4 +1,4 @@
-"""One batch in the host: from the base image through the phases to what is delivered."""
+"""One batch in the host: from the base image, or from given pictures, through the phases to what is delivered."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch
 from modules import devices, errors, shared
 from modules.processing import DecodedSamples, decode_latent_batch
 
-from ..core import NotFiniteError, WindowBatch, centre_crop, climb
+from ..core import Enlarge, NotFiniteError, WindowBatch, centre_crop, climb
 from ..memory import window_batch
 from ..params import LATENT_PX
+from ..plan import LATENT_CHANNELS
 from ..saved import SavedPhase
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
+from .given import Given, is_given, start_of
 from .kept import end_with, keep_images
 from .notes import STOPPED_KEY, tell, untell
 from .planning import plan_of
@@ -41,13 +43,19 @@ class Climb:
         self.batch: WindowBatch = run.batch
         self.tiles: TiledDecode | None = None
         self.stops: list[str] = []
+        self.given = Given(p, start_of(p, run.params), self.plan) if is_given(p) else None
+        self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()
         with contextlib.ExitStack() as self.lent:
             self.lent.callback(self.progress.end)
+            if self.given is not None and self.plan.strength == 0:
+                return self._enlarged(self.given)
             if self.found is not None:
                 first = self._go_on(*self.found)
+            elif self.given is not None:
+                first = 1, self._encoded(self.given)
             else:
                 base = host_sample()
                 if not stop_pressed():
@@ -66,14 +74,27 @@ class Climb:
         self.progress.skip(found.number)
         return found.number, self.saving.go_on(path, found)
 
+    def _encoded(self, given: Given) -> torch.Tensor:
+        """The pictures in place of phase 1; stopped meanwhile, they are still what the run ends with, and need no latent."""
+        self.progress.base_ended()
+        with contextlib.suppress(DecodingInterrupted):
+            return given.latent(self.coder.encode)
+        return torch.empty(self.plan.images, LATENT_CHANNELS, *self.plan.first_lat, device="meta")
+
+    def _enlarged(self, given: Given) -> DecodedSamples:
+        """At strength 0: no latent, no model."""
+        last = self.plan.phases[-1]
+        return self._delivered(last.number, DecodedSamples(given.enlarged(last.height_lat, last.width_lat)))
+
     def _announce(self) -> None:
         """Tells the host's console how many steps there are to do, once a run. `job_count` stays the number of pictures."""
         state = shared.state
         self.progress.begin()
         if state.processing_has_refined_job_count or self.p.iteration > 0:
             return
+        base_steps = self.p.steps if self.given is None else 0
         shared.total_tqdm.updateTotal(
-            max(state.job_count, 1) * (self.p.steps + len(self.plan.phases) * self.plan.phase_steps)
+            max(state.job_count, 1) * (base_steps + len(self.plan.phases) * self.plan.phase_steps)
         )
         state.processing_has_refined_job_count = True
 
@@ -82,9 +103,12 @@ class Climb:
         p = self.p
         done = [(number, latent)]
         try:
+            if stop_pressed() and latent.is_meta:
+                raise PhaseInterrupted
             devices.test_for_nans(latent, "unet")
             if number == 1:
-                latent = centre_crop(latent, *self.plan.base_lat)
+                if self.given is None:
+                    latent = centre_crop(latent, *self.plan.base_lat)
                 self.saving.begin(latent)
                 self.saving.save(*done[0], self.batch.size)
                 # while the model that ended it is loaded: a refiner's VAE may be its own
@@ -95,9 +119,7 @@ class Climb:
             self.lent.enter_context(drawer.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             ahead = self.plan.phases[number - 1 :]
-            coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
-            enlarge = self.plan.enlarge(coder.decode, coder.encode)
-            climbing = climb(latent, ahead, drawer, enlarge=enlarge, anchor=self.saving.anchor)
+            climbing = climb(latent, ahead, drawer, enlarge=self._enlarge(*done[0]), anchor=self.saving.anchor)
             for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
                 done.append((phase.number, latent))
@@ -114,10 +136,21 @@ class Climb:
             self._report(done[-1][0], error)
         return done
 
+    def _enlarge(self, number: int, latent: torch.Tensor) -> Enlarge:
+        """number, latent: of the phase that the climb begins with."""
+        if self.given is None or number > 1:
+            return self.plan.enlarge(self.coder.decode, self.coder.encode)
+        return self.plan.enlarge_picture(self.coder.decode, self.coder.encode, latent, self.given.pixels)
+
     def _keep(self, number: int, latent: torch.Tensor) -> None:
-        if self.plan.params.keep_phases:
+        """The user has a given picture already."""
+        if self.plan.params.keep_phases and not (self.given and number == 1):
             with self.progress.kept(number):
-                keep_images(self.p, self.run, number, len(self.plan.phases) + 1, latent)
+                decoded = self._held(decode(self.p, latent))
+                keep_images(self.p, self.run, number, len(self.plan.phases) + 1, decoded)
+
+    def _held(self, decoded: DecodedSamples) -> DecodedSamples:
+        return decoded if self.given is None else self.given.held(decoded)
 
     def _decode_by_tiles(self) -> None:
         cells = self.plan.drawn_lat[0] * self.plan.drawn_lat[1]
@@ -152,7 +185,7 @@ class Climb:
 
     def _deliver(self, done: list[Finished]) -> Any:
         """Decodes the last latent; if that fails, the one before it. Raises the last error if none can be decoded."""
-        p, total = self.p, len(self.plan.phases) + 1
+        p = self.p
         method = shared.opts.sd_vae_decode_method
         if method != "Full":
             p.extra_generation_params["VAE Decoder"] = method
@@ -160,10 +193,12 @@ class Climb:
         for complete, latent in reversed(done):
             devices.torch_gc()
             before = max((number for number, _ in done if number < complete), default=0)
+            if self.given is not None and complete == 1:
+                return self._delivered(1, DecodedSamples(self.given.enlarged(*self.plan.first_lat)))
             try:
                 heeding = self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext()
                 with self.progress.delivered(complete, size_px(latent)), heeding:
-                    decoded = decode(p, latent)
+                    decoded = self._held(decode(p, latent))
             except DecodingInterrupted:
                 self._stopped(before, "interrupted", at="while decoding")
                 continue
@@ -172,15 +207,20 @@ class Climb:
                     raise
                 self._report(before, error)
                 continue
-            end_with(p, self.run.kept, complete, total, decoded)
-            self._end_of_saved(complete == total)
-            height, width = decoded[0].shape[-2:]
-            held = too_large((width, height))
-            if held:
-                picture = f"this picture of {width}x{height} px is a PNG"
-                self._tell(f"{held} holds {LIMITS_PX[held]} px a side at most: {picture}")
-            return decoded
+            return self._delivered(complete, decoded)
         raise AssertionError("there is always a base latent")
+
+    def _delivered(self, complete: int, decoded: DecodedSamples) -> DecodedSamples:
+        """decoded: the pictures of phase `complete`."""
+        total = len(self.plan.phases) + 1
+        end_with(self.p, self.run.kept, complete, total, decoded)
+        self._end_of_saved(complete == total)
+        height, width = decoded[0].shape[-2:]
+        held = too_large((width, height))
+        if held:
+            picture = f"this picture of {width}x{height} px is a PNG"
+            self._tell(f"{held} holds {LIMITS_PX[held]} px a side at most: {picture}")
+        return decoded
 
     def _end_of_saved(self, ended_well: bool) -> None:
         """What was saved is removed when the pictures are on the disk, or it is told what it is for."""

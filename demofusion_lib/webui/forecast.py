@@ -142,7 +142,7 @@ def forecast(
         refiner_checkpoint_info=refiner if refiner not in (None, "", "None") else None,
     )  # fmt: skip
     try:
-        base_lat, phases = reach(settings, latent_size(p))
+        base_lat, phases = reach(p, settings)
     except SettingsError as mistake:
         return refused(told, [*errors, mistake])
     told.sizes = [pixels(size) for size in (latent_size(p), *((f.height_lat, f.width_lat) for f in phases))]
@@ -151,7 +151,7 @@ def forecast(
     if base_lat != latent_size(p):
         told.cropped = f"cropped to {size_text(*base_lat)}"
     if not phases:
-        told.nothing = why_nothing(settings, latent_size(p)) or scale_one(p)
+        told.nothing = why_nothing(p, settings) or scale_one(p)
     of_sampler = mistakes_of_sampler(p, settings, found)
     if not errors and not of_sampler:
         count(told, p, settings, found, phases)
@@ -230,7 +230,7 @@ def count(told: Forecast, p: Any, settings: Params, found: Checkpoint, phases: l
     told.phases, told.exact, told.times_base = report["phases"], report["exact"], plan.units
     told.evaluations = plan.total_evaluations * p.n_iter
     if found.model is not None:
-        speeds = known(found.model, plan.drawn_lat, plan.params.vae)
+        speeds = known(found.model, plan.window_lat, plan.params.vae)
         told.seconds = None if speeds is None else work_of(plan).seconds(speeds) * p.n_iter
         from .needed import needed  # with the first forecast, not with the webui
 

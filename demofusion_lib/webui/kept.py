@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, images, shared
-from modules.processing import create_infotext, decode_latent_batch
+from modules import images, shared
+from modules.processing import create_infotext
 from PIL import Image
 
 from .notes import tell
@@ -76,9 +76,8 @@ def to_image(decoded: torch.Tensor) -> Image.Image:
     return Image.fromarray((255.0 * np.moveaxis(pixels.cpu().numpy(), 0, 2)).astype(np.uint8))
 
 
-def keep_images(p: Any, run: Any, phase_number: int, last: int, latent: torch.Tensor) -> None:
-    """Decodes a finished phase and saves it beside the result."""
-    decoded = decode_latent_batch(p.sd_model, latent, target_device=devices.cpu, check_for_nans=True)
+def keep_images(p: Any, run: Any, phase_number: int, last: int, decoded: Sequence[torch.Tensor]) -> None:
+    """Saves the decoded pictures of a finished phase beside the result."""
     batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
     prompts = p.all_prompts[batch]  # with what they name of extra networks, which `p.prompts` is without
     for i, tensor in enumerate(decoded):

@@ -8,6 +8,7 @@ from typing import Any
 from ..core import Phase
 from ..params import LATENT_PX, Params, SettingsError
 from ..plan import Levels, Plan
+from . import given
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases
 from .families import family_of, is_guided, plain_sampler, solver_name
@@ -20,19 +21,24 @@ def latent_size(p: Any) -> tuple[int, int]:
     return p.height // LATENT_PX, p.width // LATENT_PX
 
 
-def reach(settings: Params, drawn_lat: tuple[int, int]) -> tuple[tuple[int, int], list[Phase]]:
-    """`Params.phases`, as far as this webui draws. Raises SettingsError."""
-    base_lat, phases = settings.phases(drawn_lat)
-    check_side(settings, drawn_lat, phases)
+def reach(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
+    """`Plan.climb`, as far as this webui draws. Raises SettingsError."""
+    if given.is_given(p):
+        start = given.start_of(p, settings)
+        window_lat, phases = given.reach(start)
+        check_side(start.settings, start.picture_lat, phases)
+        return window_lat, phases
+    base_lat, phases = settings.phases(latent_size(p))
+    check_side(settings, latent_size(p), phases)
     return base_lat, phases
 
 
-def settings_of(args: Sequence[Any], drawn_lat: tuple[int, int]) -> Params:
+def settings_of(args: Sequence[Any], p: Any) -> Params:
     """Of the page's or the API's arguments. Raises one SettingsError of all that is wrong with them and with what they reach
-    from a base image of `(height, width)` cells; what can't be read is the preset's there."""
+    from the base image or picture of `p`; what can't be read is the preset's there."""
     settings, error = Params.readable(args)
     try:
-        reach(settings, drawn_lat)
+        reach(p, settings)
     except SettingsError as mistake:
         raise SettingsError.of_all([error, mistake] if error else [mistake]) from None
     if error:
@@ -44,10 +50,16 @@ def plan_of(p: Any, settings: Params) -> Plan:
     """Of one batch. Each image counts as a prompt and a negative prompt; `AND`, NGMS and the like come to other rows."""
     solver, levels = sampling_of(asking(p))
     phase_solver, levels_of_phases = sampling_of(asking_in_phases(p, settings))
+    of_picture: dict[str, Any] = {}
+    drawn_lat = latent_size(p)
+    if given.is_given(p):
+        start = given.start_of(p, settings)
+        settings, drawn_lat = start.settings, (start.native_lat, start.native_lat)
+        of_picture = {"picture_lat": start.picture_lat, "strength": given.strength_of(p)}
     return Plan(
-        settings, latent_size(p), p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
+        settings, drawn_lat, p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
         phase_solver=phase_solver, levels_of_phases=levels_of_phases,
-        passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1,
+        passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1, **of_picture,
     )  # fmt: skip
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from .. import params
 from ..core import Phase, WindowBatch
 from ..params import LATENT_PX, Params, size_text
+from . import given
 from .checks import check_model, check_sampler
 from .kept import Kept, saves
 from .notes import STOPPED_KEY, tell, write
-from .planning import latent_size, reach
+from .planning import latent_size, plan_of, reach
 from .progress import leave
 from .refusal import SettingsError, refusal
 from .room import why_not
@@ -41,6 +42,8 @@ class Run:
     """Files of saved phases whose pictures are drawn: to be removed when those are on the disk."""
     sampled: int = -1
     """The last batch that came through here."""
+    tabs_size: tuple[int, int] | None = None
+    """`(width, height)` that the img2img tab has asked for, while a picture's own stands in its place."""
 
 
 class _Phased:
@@ -65,6 +68,15 @@ class _Phased:
             detach(self)  # the host does not come to our postprocess
             leave(failed=True)
             raise
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's preparation, which would bring a picture to the size of the result and encode that."""
+        run = self.__dict__.get(ATTRIBUTE)
+        host_init = super().init  # type: ignore[misc]
+        if run is None or run.params is None or not given.is_given(self):
+            return host_init(*args, **kwargs)
+        with given.as_picture(self, given.start_of(self, run.params)):
+            return host_init(*args, **kwargs)
 
     def save_samples(self) -> bool:
         """A finished phase is a finished picture, saved as one though the run was stopped.
@@ -102,9 +114,21 @@ def detach(p: Any) -> Run | None:
     if isinstance(p, _Phased):
         p.__class__ = type(p).__mro__[2]
     run = p.__dict__.pop(ATTRIBUTE, None)
-    if run is not None and run.outer_sample is not None and run.owner == id(p):
-        p.sample = run.outer_sample
+    if run is not None and run.owner == id(p):
+        if run.outer_sample is not None:
+            p.sample = run.outer_sample
+        if run.tabs_size is not None:
+            p.width, p.height = run.tabs_size
     return run
+
+
+def take_size(p: Any, run: Run) -> None:
+    """Of a given picture, where it isn't the tab's own that is drawn: an infotext's size times the scale is the result's, as
+    of a base image."""
+    assert run.params is not None
+    if given.is_given(p) and not (start := given.start_of(p, run.params)).by_tab:
+        run.tabs_size = p.width, p.height
+        p.width, p.height = start.picture_px
 
 
 def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
@@ -146,7 +170,7 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
     check_model(p.sd_model)
     mistakes = []
-    checks = (lambda: check_sampler(p, settings), lambda: reach(settings, latent_size(p)))
+    checks = (lambda: check_sampler(p, settings), lambda: reach(p, settings))
     for check in checks:
         try:
             planned = check()
@@ -160,6 +184,12 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
 
 def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str]:
     """What is going to be otherwise than the settings might be read."""
+    if given.is_given(p):
+        start = given.start_of(p, settings)
+        yield from given.notes(start, plan_of(p, settings))
+        if start.settings.rounding(start.picture_lat):
+            yield start.settings.rounding(start.picture_lat)
+        return
     drawn = latent_size(p)
     if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):
         yield f"the webui draws {size_text(*drawn)} for a base image of {p.width}x{p.height} px"
@@ -172,8 +202,10 @@ def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str
         yield "the refiner draws in the base image only; the phases run on the base model"
 
 
-def why_nothing(settings: Params, drawn_lat: tuple[int, int]) -> str:
-    """Of settings that leave the base image of `(height, width)` as it is; empty at scale 1, which asks for that."""
+def why_nothing(p: Any, settings: Params) -> str:
+    """Of settings that leave the base image as it is; empty at scale 1, which asks for that. Of a picture always something."""
+    if given.is_given(p):
+        return given.why_nothing(given.start_of(p, settings))
     if settings.target_width or settings.target_height:
         return "the target is the base image's own size: nothing was enlarged"
-    return settings.rounding(drawn_lat)
+    return settings.rounding(latent_size(p))

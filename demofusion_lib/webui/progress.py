@@ -119,8 +119,8 @@ class Progress:
         if isinstance(found, Job) and found.bar.began == began():
             self.bar = found.bar
         else:
-            known = speeds.known(self.model, self.plan.drawn_lat, self.plan.params.vae)
-            self.bar = Bar(Pace(known, self.plan.drawn_lat[0] * self.plan.drawn_lat[1] * LATENT_PX**2))
+            known = speeds.known(self.model, self.plan.window_lat, self.plan.params.vae)
+            self.bar = Bar(Pace(known, self.plan.window_lat[0] * self.plan.window_lat[1] * LATENT_PX**2))
         self.bar.begin(self)
         shared.state.job_no = Job(self.number, self.bar)
         self._begin(0)
@@ -131,7 +131,7 @@ class Progress:
         self.ended, self.under_way = True, False
         shared.state.textinfo = None
         shared.state.sampling_step = shared.state.sampling_steps
-        speeds.learn(self.model, self.plan.drawn_lat, self.plan.params.vae, self.own.shown())
+        speeds.learn(self.model, self.plan.window_lat, self.plan.params.vae, self.own.shown())
 
     # parts, in their order
 
@@ -265,7 +265,9 @@ class Progress:
         )
 
     def _size_of(self, number: int) -> tuple[int, int]:
-        return next(part.size_px for part in self.planned if part.kind == ROW and part.phase == number)
+        """Of phase 1, that of a given picture."""
+        kinds = (ROW,) if number > 1 else (BASE_ROW,)
+        return next(part.size_px for part in self.planned if part.kind in kinds and part.phase == number)
 
     def _name_vae(self, share: float) -> None:
         part = self.parts[self.at]
@@ -273,9 +275,9 @@ class Progress:
             later.kind == ENCODED_PX for later in self.parts[self.at + 1 : self.at + 2]
         )
         codes = "encoding" if part.kind == ENCODED_PX else "decoding"
-        does = (
-            f"enlarging to {size(self._size_of(part.phase))}, {codes}" if enlarges else f"decoding {size(part.size_px)}"
-        )
+        does = f"{codes} {size(part.size_px)}"
+        if enlarges and part.phase > 1:
+            does = f"enlarging to {size(self._size_of(part.phase))}, {codes}"
         shared.state.textinfo = f"DemoFusion: {does}{f', {share:.0%}' if share else ''}{self._which()}"
 
     def _which(self) -> str:

@@ -25,6 +25,7 @@ from ..core import statistics
 from ..params import SETTINGS, SettingsError, quoted
 from ..plan import Plan
 from ..saved import SavedPhase
+from . import given
 from .checks import SIGMA_OPTIONS, sigma_option
 from .options import SAVED_DIR
 
@@ -74,6 +75,12 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
     parts["precision"] = str(devices.dtype_unet)
     parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
     parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
+    if given.is_given(p):  # the infotext tells it from the host's preparation on
+        parts |= {
+            "Denoising strength": str(given.strength_of(p)),
+            "picture": given.digest(p),
+            "resize mode": str(p.resize_mode),
+        }
     return (
         parts
         | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)}
@@ -133,7 +140,7 @@ def _checked(path: str, plan: Plan, parts: list[dict[str, str]]) -> SavedPhase:
     except saved.ResumeError as error:  # where the webui's folders lie is nobody's business who asks its API
         told = str(error).removeprefix("DemoFusion: ")
         raise SettingsError(told.replace(quoted(path), quoted(os.path.basename(path)), 1)) from None
-    sizes = [plan.drawn_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
+    sizes = [plan.first_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
     fits = found.number <= len(sizes) and found.latent.shape == (plan.images, 4, *sizes[found.number - 1])
     if not fits:
         raise SettingsError(f"resume is {quoted(os.path.basename(path))}, which was made with another size")

@@ -155,7 +155,7 @@ class PhaseSampler:
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
         self.new_model = back_to_base_model(p)
-        if p.sampler is None:
+        if p.sampler is None or plan.picture_lat is not None:
             tell_as_base(p)
         self.texts = Texts.of(p, plan.params)
 
@@ -197,7 +197,7 @@ class PhaseSampler:
         return (p.prompts, p.negative_prompts) != before
 
     def _sample(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        p, steps, start_t = self.p, self.p.steps, self.plan.params.start_t
+        p, steps, start_t = self.p, self.p.steps, self.plan.start_t
         p.rng = rng.ImageRNG(
             previous.shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
             seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,

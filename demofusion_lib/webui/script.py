@@ -13,7 +13,7 @@ from .formats import make_savable, name_by_size
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
 from .others import extension_of
-from .planning import latent_size, plan_of, reach, settings_of
+from .planning import plan_of, reach, settings_of
 from .processing import (
     REPLACES_HIRES_FIX,
     STOPPED_KEY,
@@ -23,6 +23,7 @@ from .processing import (
     detach,
     remove_served,
     run_of,
+    take_size,
     why_nothing,
 )
 from .progress import leave
@@ -49,7 +50,7 @@ class DemoFusionScript(scripts.Script):
         return TITLE
 
     def show(self, is_img2img: bool) -> Any:
-        return False if is_img2img else scripts.AlwaysVisible
+        return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
         components = accordion(self.following)
@@ -69,7 +70,7 @@ class DemoFusionScript(scripts.Script):
         if not axes.get(ENABLED, axes or not switched_off(args)):
             return
         try:
-            prepare(p, in_cell(args, axes) if axes else settings_of(args, latent_size(p)))
+            prepare(p, in_cell(args, axes) if axes else settings_of(args, p))
         except Exception as error:
             stop(p, error)
 
@@ -142,12 +143,13 @@ def prepare(p: Any, settings: Params) -> None:
     if yields_to_gallery_button(p):
         return
     run = Run(settings)
-    if not reach(settings, latent_size(p))[1]:
-        nothing = why_nothing(settings, latent_size(p))
+    if not reach(p, settings)[1]:
+        nothing = why_nothing(p, settings)
         if nothing:
             tell(p, run.notes, nothing)
         return
     replace_hires_fix(p, run)
+    take_size(p, run)
     p.extra_generation_params.update(to_infotext(p, settings))
     attach(p, run)
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from demofusion_lib.pictures import MOST_PIXELS
 from demofusion_lib.standalone.errors import UserError
-from demofusion_lib.standalone.given import MOST_PIXELS, read_picture
+from demofusion_lib.standalone.given import read_picture
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
