@@ -29,9 +29,9 @@ def test_identity(script):
     assert script.title() == "DemoFusion Hires"
 
 
-def test_it_is_there_in_txt2img_only(host, script):
+def test_it_is_there_in_both_tabs(host, script):
     assert script.show(False) is host.scripts.AlwaysVisible
-    assert script.show(True) is False
+    assert script.show(True) is host.scripts.AlwaysVisible
 
 
 def test_components_are_the_table(host, script):
