@@ -29,6 +29,10 @@ NATIVE_OTHER = 512
 """Where the host's settings name no size."""
 
 
+OVER = 4e-6
+"""What is added to a shade, of two thousandths of one, as the host cuts off what is below a whole one."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What a run begins with.
@@ -169,8 +173,11 @@ class Given:
         return decoded
 
     def enlarged(self, height_lat: int, width_lat: int) -> torch.Tensor:
-        """`(images, 3, 8 height_lat, 8 width_lat)`: by cubics alone."""
-        larger = upsample(self.pixels, height_lat * LATENT_PX, width_lat * LATENT_PX).clamp_(-1, 1)
+        """`(images, 3, 8 height_lat, 8 width_lat)`: by cubics alone, to the nearest shade."""
+        size_px = height_lat * LATENT_PX, width_lat * LATENT_PX
+        same = size_px == tuple(self.pixels.shape[-2:])
+        larger = self.pixels.clone() if same else upsample(self.pixels, *size_px).clamp_(-1, 1)
+        larger.add_(1).mul_(127.5).round_().div_(127.5).add_(OVER - 1)
         return larger.expand(self.plan.images, -1, -1, -1) if len(larger) == 1 else larger
 
 

@@ -73,10 +73,17 @@ class _Phased:
         """The host's preparation, which would bring a picture to the size of the result and encode that."""
         run = self.__dict__.get(ATTRIBUTE)
         host_init = super().init  # type: ignore[misc]
-        if run is None or run.params is None or not given.is_given(self):
+        if run is None or not given.is_given(self):
             return host_init(*args, **kwargs)
-        with given.as_picture(self, given.start_of(self, run.params)):
-            return host_init(*args, **kwargs)
+        try:
+            if run.params is None:  # the picture may be one that the host can't prepare either
+                raise run.error or SettingsError("no settings")
+            with given.as_picture(self, given.start_of(self, run.params)):
+                return host_init(*args, **kwargs)
+        except BaseException:
+            detach(self)
+            leave(failed=True)
+            raise
 
     def save_samples(self) -> bool:
         """A finished phase is a finished picture, saved as one though the run was stopped.

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from .small_vae import begun, vae  # noqa: F401: fixtures
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 OURS = {"modules", "tiny_models", "witness", "by_hand"}
@@ -117,12 +119,21 @@ class Host:
 
         settings: None for off, a mapping of names (enabled unless it says otherwise), or values in order.
         """
+        return self._generation(self.processing.StableDiffusionProcessingTxt2Img, settings, scripts, fields)
+
+    def of_picture(self, picture: Any, settings: Any = None, *, scripts: tuple = (), **fields: Any) -> Any:
+        """An img2img processing object of one picture, or of one for each image; `settings` as of a generation."""
+        pictures = list(picture) if isinstance(picture, (list, tuple)) else [picture]
+        fields = {"init_images": pictures, "denoising_strength": 1.0, **fields}
+        return self._generation(self.processing.StableDiffusionProcessingImg2Img, settings, scripts, fields)
+
+    def _generation(self, kind: Any, settings: Any, scripts: tuple, fields: dict[str, Any]) -> Any:
         assert self.model is not None
         values = {
             "prompt": "cat", "negative_prompt": "dog", "seed": 5, "subseed": 1, "steps": 4, "cfg_scale": 3.0,
             "width": 128, "height": 128, "sampler_name": "Euler", "outpath_samples": "out", **fields,
         }  # fmt: skip
-        p = self.processing.StableDiffusionProcessingTxt2Img(**values)
+        p = kind(**values)
         runner = self.scripts.ScriptRunner()
         runner._add(self.our_script(), self.arguments(settings))
         for script in (self.witness, *scripts):

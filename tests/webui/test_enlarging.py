@@ -6,50 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL as Diffusers
 
-FACTOR = 0.4
-"""Of the VAE's scale."""
+from .small_vae import FACTOR
 
 
 def assert_close(actual, expected, tolerance):
     difference = float((actual - expected).abs().max())
     assert difference <= tolerance * float(expected.abs().max()), difference
-
-
-class AutoencoderKL(Diffusers):
-    """With the host's own `decode`, which answers the picture itself."""
-
-    def decode(self, z):
-        return super().decode(z, return_dict=False)[0]
-
-
-@pytest.fixture
-def vae(host):
-    torch.manual_seed(3)
-    made = AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    ).eval()  # fmt: skip
-    made.layers = [module for module in made.modules() if type(module) is torch.nn.Conv2d]
-    host.model.first_stage_model, host.model.scale_factor = made, FACTOR
-    host.model.decode_first_stage = lambda latent: made.decode(latent / FACTOR)
-    return made
-
-
-@pytest.fixture
-def given(host, monkeypatch):
-    """What each phase begins with and what it had before."""
-    seen = []
-    sampling = importlib.import_module("demofusion_lib.webui.sampling")
-    draw = sampling.PhaseSampler.__call__
-
-    def phase(self, wanted, previous, before):
-        seen.append((previous.clone(), before.clone()))
-        return draw(self, wanted, previous, before)
-
-    monkeypatch.setattr(sampling.PhaseSampler, "__call__", phase)
-    return seen
 
 
 def undivided(vae, latent, height_lat, width_lat):
@@ -60,10 +23,10 @@ def undivided(vae, latent, height_lat, width_lat):
 
 
 @pytest.mark.parametrize("mode", ["auto", "exact", "host"])
-def test_by_tiles_it_is_what_it_is_in_one_piece(host, vae, given, mode):
+def test_by_tiles_it_is_what_it_is_in_one_piece(host, vae, begun, mode):
     outcome = host.txt2img({"scale": 3, "vae": mode, "enlarge": "pixels"}, steps=2, batch_size=2)
-    assert [tuple(previous.shape[-2:]) for previous, _ in given] == [(32, 32), (48, 48)] and not outcome.comments
-    for previous, before in given:
+    assert [tuple(previous.shape[-2:]) for previous, _ in begun] == [(32, 32), (48, 48)] and not outcome.comments
+    for previous, before in begun:
         assert_close(previous, torch.cat([undivided(vae, one[None], *previous.shape[-2:]) for one in before]), 1e-4)
     assert not {"decode", "encode"} & set(vars(vae))
 
@@ -75,11 +38,11 @@ def test_the_same_seed_draws_the_same_picture(host, vae):
     assert np.array_equal(first, second)
 
 
-def test_a_vae_that_nobody_can_read_is_the_hosts_business(host, vae, given):
+def test_a_vae_that_nobody_can_read_is_the_hosts_business(host, vae, begun):
     vae.encoder.register_forward_hook(lambda module, given, made: made)
     outcome = host.txt2img({"scale": 3, "vae": "auto", "enlarge": "pixels"}, steps=2)
     assert outcome.comments.count("the webui's own codes the pictures between phases") == 1
-    for previous, before in given:
+    for previous, before in begun:
         assert_close(previous, undivided(vae, before, *previous.shape[-2:]), 1e-4)
 
 
@@ -100,7 +63,7 @@ def test_interrupt_while_a_picture_is_enlarged_ends_with_the_phase_before(host, 
     assert "decode" not in vars(vae)
 
 
-def test_what_overflows_is_coded_in_float32(host, vae, given, monkeypatch):
+def test_what_overflows_is_coded_in_float32(host, vae, begun, monkeypatch):
     coding = importlib.import_module("demofusion_lib.vae.coding")
     run, precisions = coding._run_once, []
 
@@ -115,4 +78,4 @@ def test_what_overflows_is_coded_in_float32(host, vae, given, monkeypatch):
     host.model.decode_first_stage = lambda latent: vae.float().decode(latent / FACTOR)
     host.txt2img({"scale": 2, "vae": "auto", "enlarge": "pixels"}, steps=2)
     assert precisions[:4] == [None, torch.float32, None, torch.float32]
-    assert_close(given[0][0], undivided(vae.float(), given[0][1], 32, 32), 1e-4)
+    assert_close(begun[0][0], undivided(vae.float(), begun[0][1], 32, 32), 1e-4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, ImageOps
+
 from modules import script_callbacks
 
 _saved: list[_Saved] = []
@@ -17,6 +19,20 @@ class _Saved:
     suffix: str
     file: str
     grid: bool
+
+
+def flatten(img, bgcolor):
+    if img.mode == "RGBA":
+        img = Image.alpha_composite(Image.new("RGBA", img.size, bgcolor), img)
+    return img.convert("RGB")
+
+
+def resize_image(resize_mode, im, width, height, upscaler_name=None):
+    """Stretched, cut to the shape, or whole on black."""
+    if resize_mode == 0:
+        return im.resize((width, height), Image.Resampling.LANCZOS)
+    whole = ImageOps.fit if resize_mode == 1 else ImageOps.pad
+    return whole(im, (width, height), Image.Resampling.LANCZOS)
 
 
 def save_image(

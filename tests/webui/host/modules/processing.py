@@ -476,3 +476,51 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         )  # fmt: skip
         self.is_hr_pass = False
         return decode_latent_batch(self.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
+
+
+@dataclass(repr=False)
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    init_images: list = None
+    resize_mode: int = 0
+    denoising_strength: float = 0.75
+    image_cfg_scale: float = None
+    mask: Any = None
+    mask_blur: int = None
+    inpainting_fill: int = 0
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = 0
+    inpainting_mask_invert: int = 0
+    initial_noise_multiplier: float = None
+    color_corrections: Any = field(default=None, init=False)
+    image_mask: Any = field(default=None, init=False)
+    init_latent: Any = field(default=None, init=False)
+    image_conditioning: Any = field(default=None, init=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.image_mask, self.mask = self.mask, None
+
+    def init(self, all_prompts, all_seeds, all_subseeds):
+        """Every picture at the tab's size, encoded."""
+        self.extra_generation_params["Denoising strength"] = self.denoising_strength
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        brought = [
+            images.resize_image(self.resize_mode, images.flatten(image, "#ffffff"), self.width, self.height)
+            for image in self.init_images
+        ]
+        planes = [np.moveaxis(np.array(image, dtype=np.float32) / 255, 2, 0) for image in brought]
+        planes = planes * self.batch_size if len(planes) == 1 else planes
+        self.batch_size = len(planes)
+        self.init_latent = images_tensor_to_samples(torch.from_numpy(np.array(planes)), 0, self.sd_model)
+        self.image_conditioning = self.init_latent.new_zeros(len(planes), 5, 1, 1)
+
+    def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
+        x = self.rng.next()
+        if self.scripts is not None:
+            self.scripts.process_before_every_sampling(
+                p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning
+            )
+        return self.sampler.sample_img2img(
+            self, self.init_latent, x, conditioning, unconditional_conditioning,
+            image_conditioning=self.image_conditioning,
+        )  # fmt: skip

@@ -17,6 +17,7 @@ _DEFAULTS = {
     "hypertile_max_depth_unet": 3,
     "hypertile_max_tile_unet": 256,
     "hypertile_swap_size_unet": 3,
+    "img2img_background_color": "#ffffff",
     "live_previews_enable": True,
     "no_dpmpp_sde_batch_determinism": False,
     "outdir_samples": "",
