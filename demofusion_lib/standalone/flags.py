@@ -12,7 +12,7 @@ from ..presets import DEFAULT
 from .configs import FAMILIES
 from .errors import UserError
 from .models import DTYPES
-from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS
+from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, is_sampler, with_todays_names
 from .toy import TOY
 from .training import AUTO, PREDICTIONS
 
@@ -48,9 +48,11 @@ def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[
     return parse
 
 
-def one_of(*allowed: str) -> Callable[[str], str]:
+def one_of(*allowed: str, also: Callable[[str], bool] = lambda text: False) -> Callable[[str], str]:
+    """also: what is taken without being named among the allowed."""
+
     def parse(text: str) -> str:
-        if text not in allowed:
+        if text not in allowed and not also(text):
             raise argparse.ArgumentTypeError(f"is {quoted(text)}, allowed: {', '.join(allowed)}")
         return text
 
@@ -58,6 +60,8 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def setting_type(setting: Setting) -> Callable[[str], Any]:
+    if setting.name == "phase_sampler":
+        return one_of(*NAMES[setting.name], also=is_sampler)
     if setting.name in NAMES:
         return one_of(*NAMES[setting.name])
 
@@ -179,7 +183,8 @@ def parser() -> Parser:
 def params_of(args: argparse.Namespace) -> Params:
     """All but `resume`, which here may be a path that is no text."""
     named = {s.name: getattr(args, s.name) for s in SETTINGS if s.name not in ("enabled", "resume")}
-    return Params.from_names({name: value for name, value in named.items() if value is not None} | {"enabled": True})
+    said = {name: value for name, value in named.items() if value is not None}
+    return with_todays_names(Params.from_names(said | {"enabled": True}))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,8 @@ def find_sampler(name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
 
 
 def find_phase_sampler(params: Params, name: str, scheduler: str = AUTOMATIC) -> tuple[Sampler, str]:
-    """The phases', beside those of the base image. Raises UserError for an unknown one."""
+    """The phases', beside those of the base image, by old names too. Raises UserError for an unknown one."""
+    params = with_todays_names(params)
     name, scheduler = params.in_phases(*_split(name, scheduler))
     is_base = params.phase_scheduler == SAME
     if is_base and name in SAMPLERS and SAMPLERS[name].is_timestep:
@@ -76,9 +77,19 @@ def find_phase_sampler(params: Params, name: str, scheduler: str = AUTOMATIC) ->
     return _found(name, scheduler, "phase_", (SAME,))
 
 
+def with_todays_names(params: Params) -> Params:
+    """The phases' sampler and scheduler as two, where the old name of both was given."""
+    sampler, scheduler = _split(params.phase_sampler, params.phase_scheduler)
+    return replace(params, phase_sampler=sampler, phase_scheduler=scheduler)
+
+
+def is_sampler(name: str) -> bool:
+    return _split(name, AUTOMATIC)[0] in SAMPLERS
+
+
 def _split(name: str, scheduler: str) -> tuple[str, str]:
     for ending in SCHEDULERS[2:]:
-        if name.endswith(f" {ending}") and scheduler in (AUTOMATIC, ending):
+        if name.endswith(f" {ending}") and scheduler in (AUTOMATIC, SAME, ending):
             return name.removesuffix(f" {ending}"), ending
     return name, scheduler
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules import sd_samplers, sd_schedulers
@@ -11,6 +12,7 @@ from modules import sd_samplers, sd_schedulers
 from ..params import SAME, Params, Setting, SettingsError, quoted
 
 AUTOMATIC = "Automatic"
+SAMPLER, SCHEDULER = "phase_sampler", "phase_scheduler"
 
 
 def scheduler_names() -> list[str]:
@@ -21,10 +23,10 @@ def sampler_names() -> list[str]:
     return [config.name for config in sd_samplers.all_samplers]
 
 
-THERE: dict[str, Callable[[], list[str]]] = {"phase_sampler": sampler_names, "phase_scheduler": scheduler_names}
+THERE: dict[str, Callable[[], list[str]]] = {SAMPLER: sampler_names, SCHEDULER: scheduler_names}
 OFFERED: dict[str, Callable[[], list[str]]] = {
-    "phase_sampler": lambda: list(sd_samplers.visible_sampler_names()),
-    "phase_scheduler": scheduler_names,
+    SAMPLER: lambda: list(sd_samplers.visible_sampler_names()),
+    SCHEDULER: scheduler_names,
 }
 
 
@@ -34,10 +36,41 @@ def offered(setting: Setting) -> list[str]:
 
 
 def check_there(setting: Setting, name: str) -> None:
-    """Raises SettingsError for the name of nothing that the host has."""
+    """Raises SettingsError for the name of nothing that the host has, by an old name neither."""
     there = [SAME, *THERE[setting.name]()]
-    if name not in there:
+    if name not in there and not (setting.name == SAMPLER and in_two(name)):
         raise SettingsError(f"{setting.name} is {quoted(name)}, allowed: {', '.join(there)}", setting.name)
+
+
+# Before 1.9 the host had schedulers as endings of samplers' names, `DPM++ 2M Karras`, and takes those still
+
+
+def in_two(name: str) -> tuple[str, str] | None:
+    """The sampler and the scheduler of such a name; None for any other."""
+    if sd_samplers.find_sampler_config(name) is not None:
+        return None
+    for scheduler in sd_schedulers.schedulers:
+        for ending in (scheduler.label, scheduler.name, *(scheduler.aliases or ())):
+            sampler = name.removesuffix(f" {ending}")
+            if sampler != name and sd_samplers.find_sampler_config(sampler) is not None:
+                return sampler, scheduler.label
+    return None
+
+
+def todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a name of both sets of the settings: its scheduler counts before one by itself, as in the host."""
+    found = in_two(values[SAMPLER])
+    return dict(zip((SAMPLER, SCHEDULER), found)) if found else {}
+
+
+def with_todays_names(params: Params) -> Params:
+    return replace(params, **todays_names(vars(params)))
+
+
+def readable(args: Sequence[Any]) -> tuple[Params, SettingsError | None]:
+    """`Params.readable`, of this host's names."""
+    params, error = Params.readable(args)
+    return with_todays_names(params), error
 
 
 def asking(p: Any) -> Any:

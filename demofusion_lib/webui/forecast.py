@@ -18,7 +18,7 @@ from ..params import LATENT_PX, Params, SettingsError, size_text
 from ..work import work_of
 from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
-from .choices import AUTOMATIC
+from .choices import AUTOMATIC, readable
 from .families import NotLoaded
 from .planning import latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
@@ -122,7 +122,7 @@ def forecast(
 
     others: more of the fields that a run has (`s_churn`, say).
     """
-    settings, error = Params.readable([args] if isinstance(args, Mapping) else args)
+    settings, error = readable([args] if isinstance(args, Mapping) else args)
     found = checkpoint(wanted_checkpoint)
     told = Forecast(family=found.family.name if found.family else "", checkpoint=found.name, enabled=settings.enabled)
     errors = [error] if error else []

@@ -10,7 +10,7 @@ from modules.styles import extract_style_text_from_prompt
 
 from ..params import BY_NAME, SETTINGS, Setting, SettingsError, read_each
 from ..presets import DEFAULT, NONE
-from .choices import check_there
+from .choices import check_there, todays_names
 
 STYLES = "Styles array"
 """Among a pasted infotext's parameters: the styles that the host has found in its prompts and taken out of them."""
@@ -27,6 +27,7 @@ def read(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingsError]
         del texts["preset"]
         preset = DEFAULT
     values, errors = read_each(texts, Setting.from_text, preset)
+    values |= todays_names(values)
     errors = [*unknown, *errors]
     for setting in SETTINGS:
         if setting.names:

@@ -10,7 +10,7 @@ from ..params import LATENT_PX, Params, SettingsError
 from ..plan import Levels, Plan
 from . import given
 from .checks import ancestral_eta
-from .choices import asking, asking_in_phases
+from .choices import asking, asking_in_phases, readable
 from .families import family_of, is_guided, plain_sampler, solver_name
 from .options import check_side
 from .tiling import wraps
@@ -36,7 +36,7 @@ def reach(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
 def settings_of(args: Sequence[Any], p: Any) -> Params:
     """Of the page's or the API's arguments. Raises one SettingsError of all that is wrong with them and with what they reach
     from the base image or picture of `p`; what can't be read is the preset's there."""
-    settings, error = Params.readable(args)
+    settings, error = readable(args)
     try:
         reach(p, settings)
     except SettingsError as mistake:

@@ -17,7 +17,7 @@ from typing import Any
 from modules import scripts
 
 from ..params import SETTINGS, Params, Setting, SettingsError, named, preset_values
-from .choices import check_there, offered
+from .choices import check_there, offered, with_todays_names
 from .refusal import refusal
 from .ui import ENABLED, SET_BY_PRESETS
 
@@ -92,7 +92,7 @@ def in_cell(args: Sequence[Any], axes: Mapping[str, Any]) -> Params:
     if "preset" in axes:
         of_preset = preset_values(axes["preset"])
         values |= {name: of_preset[name] for name in SET_BY_PRESETS}
-    return Params.from_names({**values, ENABLED.name: True, **axes})
+    return with_todays_names(Params.from_names({**values, ENABLED.name: True, **axes}))
 
 
 def in_plot(p: Any) -> bool:

@@ -96,6 +96,8 @@ def test_the_schedule_of_the_phases(scheduler: str, start: int, models: dict[str
         (("DDIM", "Automatic"), {"phase_sampler": "DPM++ 2M"}, "DPM++ 2M", "Karras"),
         (("Euler", "Uniform"), {"phase_sampler": "DPM++ 2M", "phase_scheduler": "Automatic"}, "DPM++ 2M", "Karras"),
         (("Euler", "Uniform"), {"phase_scheduler": "Exponential"}, "Euler", "Exponential"),
+        (("Euler", "Uniform"), {"phase_sampler": "DPM++ 2M SDE Karras"}, "DPM++ 2M SDE", "Karras"),
+        (("LMS Karras", "Automatic"), {"phase_sampler": "DPM2 a Exponential"}, "DPM2 a", "Exponential"),
     ],
 )
 def test_what_same_and_automatic_mean(
@@ -110,6 +112,10 @@ def test_what_same_and_automatic_mean(
     [
         ({"phase_sampler": "LCM"}, "phase_sampler is 'LCM', allowed: same, DPM++ 2M, "),
         ({"phase_scheduler": "Beta"}, "phase_scheduler is 'Beta', allowed: same, Automatic, Uniform, Karras, "),
+        (
+            {"phase_sampler": "LMS Karras", "phase_scheduler": "Exponential"},
+            "phase_sampler is 'LMS Karras', allowed: same, DPM++ 2M, ",
+        ),
         (
             {"phase_sampler": "DDIM", "phase_scheduler": "Karras"},
             "phase_scheduler is 'Karras', allowed with DDIM: same, Automatic",
@@ -153,8 +159,12 @@ def test_an_sde_of_the_phases_takes_its_memory(models: dict[str, Model]) -> None
 # The command line
 
 
-def test_flags_and_infotext(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--json", "--phase-sampler", "DPM++ 2M", "--phase-scheduler=Karras") == 0
+@pytest.mark.parametrize("flags", [["DPM++ 2M", "--phase-scheduler=Karras"], ["DPM++ 2M Karras"]], ids=str)
+def test_flags_and_infotext(
+    flags: list[str], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the old name of both, too, as `--sampler` has it."""
+    assert run("--json", "--phase-sampler", *flags) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["settings"]["phase_sampler"], report["settings"]["phase_scheduler"]) == ("DPM++ 2M", "Karras")
     told = infotext(tmp_path / "out" / "final.png")
@@ -166,6 +176,7 @@ def test_flags_and_infotext(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     ("flags", "words"),
     [
         (["--phase-sampler=LCM"], ["--phase-sampler", "'LCM'", "allowed: same, DPM++ 2M"]),
+        (["--phase-sampler=LCM Karras"], ["--phase-sampler", "'LCM Karras'", "allowed: same, DPM++ 2M"]),
         (["--phase-scheduler=Beta"], ["--phase-scheduler", "'Beta'", "allowed: same, Automatic"]),
         (["--phase-sampler=DDIM", "--phase-scheduler=Karras"], ["phase_scheduler is 'Karras'", "allowed with DDIM"]),
     ],

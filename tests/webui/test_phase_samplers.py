@@ -59,6 +59,38 @@ def test_the_schedule_of_the_phases(host, scheduler):
     assert "Schedule type: SGM Uniform," in outcome.infotext
 
 
+OLD = {
+    "DPM++ 2M Karras": ("DPM++ 2M", "Karras"),
+    "DPM++ 2M SDE karras": ("DPM++ 2M SDE", "Karras"),
+    "Euler a Exponential": ("Euler a", "Exponential"),
+    "LMS SGMUniform": ("LMS", "SGM Uniform"),
+    "LMS SGM Uniform": ("LMS", "SGM Uniform"),
+    "Euler Automatic": ("Euler", "Automatic"),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_old_names_of_samplers_and_schedulers(host, name):
+    """As the host takes them for the base image (`sd_samplers.get_sampler_and_scheduler`): the ending counts before a
+    scheduler by itself, and the infotext has both by today's names. The picture is that of the two."""
+    sampler, scheduler = OLD[name]
+    two = host.txt2img({"scale": 2, "phase_sampler": sampler, "phase_scheduler": scheduler}, **SMALL)
+    for settings in ({"phase_sampler": name}, {"phase_sampler": name, "phase_scheduler": "Uniform"}):
+        one = host.txt2img({"scale": 2, **settings}, **SMALL)
+        assert torch.equal(one.latents[-1], two.latents[-1]) and one.infotext == two.infotext
+    assert f"phase sampler: {sampler}, DemoFusion phase scheduler: {scheduler}" in one.infotext
+    told = importlib.import_module("demofusion_lib.webui.forecast").forecast
+    args = [{"enabled": True, "phase_sampler": name}], [{"enabled": True, "phase_sampler": sampler}]
+    assert [told(each, sampler="Euler").error for each in args] == [None, None]
+
+
+def test_an_old_name_is_pasted_as_the_two(host):
+    text = "cat\nSteps: 4, Sampler: Euler, DemoFusion enabled: True, DemoFusion phase sampler: DPM++ 2M Karras"
+    pasting = importlib.import_module("demofusion_lib.webui.pasting")
+    values, errors = pasting.read(host.infotext_utils.parse_generation_parameters(text))
+    assert (values["phase_sampler"], values["phase_scheduler"], errors) == ("DPM++ 2M", "Karras", [])
+
+
 def test_a_late_start_of_its_own_schedule(host):
     settings = {"scale": 2, "start": 601, "steps": 4, "phase_sampler": "DPM++ 2M", "phase_scheduler": "Karras"}
     outcome = host.txt2img({**settings, "dilated": False}, scheduler="Uniform", **SMALL)
@@ -137,6 +169,9 @@ def test_prompts_that_switch_count_the_evaluations_of_the_phases(host):
 
 BAD = {
     "no such sampler": ({"phase_sampler": "Eulr"}, {}, ["phase_sampler is 'Eulr', allowed: same, DPM++ 2M,", "LCM"]),
+    "no such old name": ({"phase_sampler": "DPM++ 2M Karas"}, {}, ["phase_sampler is 'DPM++ 2M Karas', allowed: same, DPM"]),
+    "an old name of no sampler": ({"phase_sampler": "Eulr Karras"}, {}, ["phase_sampler is 'Eulr Karras', allowed: same, D"]),
+    "an old name that does not suit": ({"phase_sampler": "DDIM Karras"}, {}, ["phase_scheduler is 'Karras', allowed with DDIM"]),
     "no such scheduler": ({"phase_scheduler": "karras"}, {}, ["phase_scheduler is 'karras', allowed: same, Automatic,"]),
     "both": ({"phase_sampler": "x" * 200, "phase_scheduler": "y"}, {}, ["phase_sampler is 'xxx", "phase_scheduler is 'y'"]),
     "a schedule of its own": (

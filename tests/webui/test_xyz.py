@@ -158,6 +158,13 @@ def test_an_axis_is_told_in_its_cells(host, plot, label, texts, name):
         assert ours(host, outcome).get(name, text) == text
 
 
+def test_an_axis_of_an_old_samplers_name(host, plot):
+    p = host.generation(positional(host, scale=2), **SMALL)
+    (outcome,) = cells(host, plot, p, ("Phase sampler", "DPM++ 2M Karras"))
+    alone = host.txt2img({"scale": 2, "phase_sampler": "DPM++ 2M", "phase_scheduler": "Karras"}, **SMALL)
+    assert outcome.infotext == alone.infotext and np.array_equal(outcome.images[0], alone.images[0])
+
+
 def test_an_axis_switches_on(host, plot):
     """A plot over what is off would show one picture over and over. Only what is switched off by an axis is off."""
     p = host.generation(None, **SMALL)

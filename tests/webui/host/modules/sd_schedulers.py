@@ -32,6 +32,6 @@ schedulers = [
     Scheduler("uniform", "Uniform", uniform, need_inner_model=True),
     Scheduler("karras", "Karras", k_diffusion.sampling.get_sigmas_karras, default_rho=7.0),
     Scheduler("exponential", "Exponential", k_diffusion.sampling.get_sigmas_exponential),
-    Scheduler("sgm_uniform", "SGM Uniform", sgm_uniform, need_inner_model=True),
+    Scheduler("sgm_uniform", "SGM Uniform", sgm_uniform, need_inner_model=True, aliases=["SGMUniform"]),
 ]
 schedulers_map = {**{s.name: s for s in schedulers}, **{s.label: s for s in schedulers}}
