@@ -160,9 +160,7 @@ def test_an_sde_of_the_phases_takes_its_memory(models: dict[str, Model]) -> None
 
 
 @pytest.mark.parametrize("flags", [["DPM++ 2M", "--phase-scheduler=Karras"], ["DPM++ 2M Karras"]], ids=str)
-def test_flags_and_infotext(
-    flags: list[str], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_and_infotext(flags: list[str], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the old name of both, too, as `--sampler` has it."""
     assert run("--json", "--phase-sampler", *flags) == 0
     report = json.loads(capsys.readouterr().out)

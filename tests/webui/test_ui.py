@@ -182,6 +182,44 @@ def test_the_page_begins_with_the_default_preset_or_as_it_was_kept(host, tmp_pat
     assert values == list(host.params.preset_values(preset).values())
 
 
+def page_of(host, tmp_path, monkeypatch, values):
+    """What the browser is told of each part, after the host has put back what it has kept, as its `UiLoadsave` does."""
+    ui, shared, following = (
+        importlib.import_module(name)
+        for name in ("demofusion_lib.webui.ui", "modules.shared", "demofusion_lib.webui.following")
+    )
+    file = tmp_path / "ui-config.json"
+    labels = {s.name: s.label for s in host.params.SETTINGS}
+    file.write_text(json.dumps({f"{OURS}/{labels[name]}/value": value for name, value in values.items()}))
+    monkeypatch.setattr(shared.cmd_opts, "ui_config_file", str(file), raising=False)
+    with gr.Blocks():
+        parts = dict(zip(labels, ui.accordion(following.Following())))
+    for name, value in values.items():
+        parts[name].value = value
+    return {name: part.get_config()["value"] for name, part in parts.items()}, {n: p.value for n, p in parts.items()}
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast", "draft"])
+def test_a_preset_written_into_the_webuis_file(host, tmp_path, monkeypatch, preset):
+    """It has kept every part's value at its first start, which are then those of `fine`: the page begins with the values
+    of the preset that it names. So it does where there is nothing but the name."""
+    fine = host.params.preset_values("fine") | {"scale": 3.0}
+    shown, kept = page_of(host, tmp_path, monkeypatch, {**fine, "preset": preset})
+    assert shown == host.params.preset_values(preset) | {"scale": 3.0}
+    assert kept == fine | {"preset": preset}  # as the host's Defaults tab compares it with the page
+    assert page_of(host, tmp_path, monkeypatch, {"preset": preset})[0] == host.params.preset_values(preset)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"preset": "fast", "steps": 3}, {"preset": "fine"}, {"preset": "none"}, {"preset": "quick"}, {"preset": ["fast"]}],
+    ids=str,
+)
+def test_what_was_kept_besides_a_preset_is_left(host, tmp_path, monkeypatch, changed):
+    values = host.params.preset_values("fine") | changed
+    assert page_of(host, tmp_path, monkeypatch, values)[0] == values
+
+
 def test_choosing_a_preset_sets_its_values(host, script):
     """By hand alone: pasting sets every component by itself, and `change` would come behind it."""
     ui = importlib.import_module("demofusion_lib.webui.ui")
