@@ -13,7 +13,6 @@ from modules import scripts, shared
 from .. import __version__
 from ..params import SETTINGS, TITLE, Setting, SettingsError, preset_values, quoted
 from ..presets import DEFAULT, PRESETS
-from .beginning import first_preset
 from .choices import THERE, offered
 from .forecast import Forecast, forecast
 from .refusal import refusal
@@ -188,6 +187,8 @@ def arguments(alwayson: Any, mentioned: Mapping[int, Any]) -> list[Any]:
 
 
 def accordion_values(mentioned: Mapping[int, Any]) -> list[Any]:
+    from .ui import first_preset
+
     values = list(preset_values(first_preset()).values())
     for script in getattr(scripts.scripts_txt2img, "alwayson_scripts", None) or []:
         if script.title() == TITLE:

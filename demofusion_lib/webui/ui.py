@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from modules import shared
 from modules.ui_components import FormRow, InputAccordion, ToolButton
 
 from ..params import BY_NAME, SETTINGS, Setting, preset_values
+from ..presets import DEFAULT, NONE, PRESETS
 from . import pasting
-from .beginning import SET_BY_PRESETS, first_preset, shown_instead
+from .beginning import begin_with, shown_instead
 from .choices import offered
 from .following import Following
 
 ENABLED = SETTINGS[0]
+KEPT = "customscript/demofusion.py/txt2img/"
+"""What the webui keeps of our page, in its `ui-config.json`."""
 TARGET = ("target_width", "target_height")
 
 Rows = tuple[tuple[str, ...], ...]
@@ -47,6 +53,8 @@ FIRST = ("preset", "scale", *TARGET, "keep_phases")
 SWITCH, LOCK = "\U000021c5", "\U0001f512"  # the first is the host's own
 TIPS = {"switch": "Switch target width/height", "lock": "Keep the target's aspect ratio while one side is changed"}
 
+SET_BY_PRESETS = tuple(s.name for s in SETTINGS if any(s.name in values for values in PRESETS.values()))
+
 
 def groups() -> dict[str, Rows]:
     """`GROUPS` with every setting of the table."""
@@ -60,6 +68,17 @@ def choose(preset: str) -> list[Any]:
     """The values that a preset has in the parts that presets set."""
     values = preset_values(preset)
     return [gr.update(value=values[name]) for name in SET_BY_PRESETS]
+
+
+def first_preset() -> str:
+    """What the page begins with. Where the webui has kept the values of a version without presets, which it puts into the
+    other parts again, it is none, as they are."""
+    try:
+        kept = json.loads(Path(shared.cmd_opts.ui_config_file).read_text(encoding="utf-8"))
+        of_ours = {key.split("/")[-2] for key in kept if key.startswith(KEPT) and key.endswith("/value")}
+    except (OSError, ValueError, AttributeError, TypeError, IndexError):
+        return DEFAULT
+    return NONE if of_ours and BY_NAME["preset"].label not in of_ours else DEFAULT
 
 
 def component(setting: Setting, value: Any) -> Any:
@@ -83,13 +102,8 @@ EMPTY = "empty: as the base image"
 def worded(part: Any, setting: Setting) -> Any:
     """Shows the choices in their words, on the page alone: the host looks among the choices for the value that it has kept."""
     words = list(zip(setting.words or setting.choices, setting.choices))
-    return configured(part, choices=words)
-
-
-def configured(part: Any, **otherwise: Any) -> Any:
-    """What the browser is told of a part otherwise than what the host reads of it and keeps."""
-    told = part.get_config
-    part.get_config = lambda: {**told(), **otherwise}
+    configured = part.get_config
+    part.get_config = lambda: {**configured(), "choices": words}
     return part
 
 
@@ -118,8 +132,8 @@ def accordion(following: Following) -> list[Any]:
     # `input`: chosen by hand. Pasting an infotext sets every part by itself
     chosen = [parts[name] for name in SET_BY_PRESETS]
     parts["preset"].input(choose, inputs=[parts["preset"]], outputs=chosen, show_progress="hidden", queue=False)
-    for name, value in shown_instead().items():
-        configured(parts[name], value=value)
+    for name, value in shown_instead(KEPT, values, SET_BY_PRESETS).items():
+        begin_with(parts[name], value)
     for button in buttons:
         button.do_not_save_to_config = True
     ordered = [parts[setting.name] for setting in SETTINGS]
