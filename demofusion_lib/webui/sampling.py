@@ -155,7 +155,7 @@ class PhaseSampler:
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
         self.new_model = back_to_base_model(p)
-        if p.sampler is None or plan.picture_lat is not None:
+        if p.sampler is None:
             tell_as_base(p)
         self.texts = Texts.of(p, plan.params)
 

@@ -160,8 +160,10 @@ def test_the_scale_is_of_the_picture_whatever_the_tab_says(host, mode):
     assert (outcome.p.width, outcome.p.height) == (512, 256)
 
 
-@pytest.mark.parametrize("mode, corners", [(0, True), (1, False), (2, True), (3, True)])
-def test_scale_1_leaves_the_size_to_the_tab(host, mode, corners):
+@pytest.mark.parametrize(
+    "mode, corners, brought", [(0, True, "88x48"), (1, False, "64x32"), (2, True, "128x64"), (3, True, "88x48")]
+)
+def test_scale_1_leaves_the_size_to_the_tab(host, mode, corners, brought):
     """And the shape to its mode: cut, the picture loses two corners; else none."""
     image = picture(64, 64)
     outcome = drawn(
@@ -172,7 +174,7 @@ def test_scale_1_leaves_the_size_to_the_tab(host, mode, corners):
     corner = outcome.images[0][4, left + 4]
     assert bool(corner[0] > 200 and corner[1] < 60) is corners
     does = {0: "stretched", 1: "cropped", 2: "filled up", 3: "stretched"}[mode]
-    assert f"the picture is {does} from 64x64 to" in outcome.comments
+    assert f"the picture is {does} from 64x64 to {brought} px" in outcome.comments
 
 
 def test_a_target_counts_before_the_tab(host):
