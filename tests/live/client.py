@@ -94,6 +94,24 @@ class WebUI:
             body["alwayson_scripts"] = {SCRIPT: {"args": args}}
         return self.request("txt2img", body)
 
+    def try_redraw(
+        self, picture: Image.Image, settings: Mapping[str, Any] | Sequence[Any] | None = None, **fields: Any
+    ) -> Answer:
+        """img2img of a picture, good or bad; `settings` as of `try_draw`. Fields may name other pictures."""
+        body = {**REQUEST, "denoising_strength": 0.5, "init_images": [as_base64(picture)], **fields}
+        if settings is not None:
+            args = [settings] if isinstance(settings, Mapping) else list(settings)
+            body["alwayson_scripts"] = {SCRIPT: {"args": args}}
+        return self.request("img2img", body)
+
+    def redraw(
+        self, picture: Image.Image, settings: Mapping[str, Any] | Sequence[Any] | None = None, **fields: Any
+    ) -> Answer:
+        """img2img that has to succeed."""
+        answer = self.try_redraw(picture, settings, **fields)
+        assert answer.status == 200, f"HTTP {answer.status}: {answer.detail}"
+        return answer
+
     def draw(self, settings: Mapping[str, Any] | Sequence[Any] | None = None, **fields: Any) -> Answer:
         """txt2img that has to succeed."""
         answer = self.try_draw(settings, **fields)
@@ -120,6 +138,13 @@ class WebUI:
 
     def progress(self) -> dict[str, Any]:
         return self.ask("progress?skip_current_image=true")
+
+
+def as_base64(picture: Image.Image) -> str:
+    """Of its PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 class Drawing:

@@ -68,12 +68,19 @@ class Model:
         low = int((self.log_sigmas <= level).sum().clamp(1, len(self.log_sigmas) - 1)) - 1
         return low + float((level - self.log_sigmas[low]) / (self.log_sigmas[low + 1] - self.log_sigmas[low]))
 
+    def decoded(self, latent: torch.Tensor) -> torch.Tensor:
+        """In one piece."""
+        vae = shared.sd_model.first_stage_model
+        return vae.decoder(vae.post_quant_conv(latent / shared.sd_model.scale_factor))
+
+    def encoded(self, picture: torch.Tensor) -> torch.Tensor:
+        """In one piece: the mean of what the encoder answers."""
+        vae = shared.sd_model.first_stage_model
+        return vae.quant_conv(vae.encoder(picture)).chunk(2, 1)[0] * shared.sd_model.scale_factor
+
     def through_pixels(self, latent: torch.Tensor, s: int) -> torch.Tensor:
-        """Decoded, enlarged and encoded, each in one piece: the mean of what the encoder answers."""
-        vae, factor = shared.sd_model.first_stage_model, shared.sd_model.scale_factor
-        picture = vae.decoder(vae.post_quant_conv(latent / factor)).clamp(-1, 1)
-        larger = F.interpolate(picture, scale_factor=s, mode="bicubic").clamp(-1, 1)
-        return vae.quant_conv(vae.encoder(larger)).chunk(2, 1)[0] * factor
+        """Decoded, enlarged and encoded."""
+        return self.encoded(enlarged(self.decoded(latent).clamp(-1, 1), s).clamp(-1, 1))
 
     def scaled(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """As the network takes it."""
@@ -91,6 +98,10 @@ class Model:
         told = torch.stack([sinusoids([*size, *corner, *size]) for corner in corners]).repeat(2, 1)
         vector = torch.cat([self.pooled.repeat_interleave(n, 0), told], 1)
         return self.unet(x, timesteps=times, context=context, y=vector).unflatten(0, (2, n))
+
+
+def enlarged(plane: torch.Tensor, s: int) -> torch.Tensor:
+    return F.interpolate(plane, scale_factor=s, mode="bicubic")
 
 
 def sinusoids(numbers: list[int]) -> torch.Tensor:
@@ -303,6 +314,8 @@ class Few(NamedTuple):
     until: float
     low_pass: bool
     pixels: bool
+    picture: torch.Tensor | None = None
+    strength: float = 1.0
 
 
 def sin2(length: int, place: int, whole: int) -> torch.Tensor:
@@ -337,9 +350,11 @@ def few_steps(
 ) -> torch.Tensor:
     """What the sampler ends with, after few steps from the latent of the phase before."""
     window, size = before.shape[2:], [length * s for length in before.shape[2:]]
-    z_prev = model.through_pixels(before, s) if few.pixels else F.interpolate(before, size=size, mode="bicubic")
+    z_prev = model.through_pixels(before, s) if few.pixels else enlarged(before, s)
+    if few.picture is not None:
+        z_prev = model.encoded(enlarged(few.picture, s).clamp(-1, 1))
     noise = torch.randn(z_prev.shape[1:], generator=torch.Generator().manual_seed(seed))
-    times = [few.start * (1 - i / steps) for i in range(steps)]
+    times = [few.start * few.strength * (1 - i / steps) for i in range(steps)]
     sigmas = [*(model.sigma(t) for t in times), 0.0]
     x = z_prev + sigmas[0] * noise
     for i, t in enumerate(times):
@@ -354,7 +369,8 @@ def few_steps(
         elif t >= few.until:
             denoised = uncond + cfg * (cond - uncond)
         missing = before - F.avg_pool2d(denoised, s)
-        denoised = denoised + cosine(t) * F.interpolate(missing, size=size, mode="bicubic")
+        pull = cosine(t) ** ((1 + few.strength) / 2)
+        denoised = denoised + pull * F.interpolate(missing, size=size, mode="bicubic")
         x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
     return x
 
@@ -382,4 +398,32 @@ def reckon_few(
         for name, (other, scale) in asked.items():
             drawn = few_steps(other, base.latent, int(p.seed), scale, 3, 2, told, right)
             answer[name] = apart(seen.latent, drawn)
+    return answer
+
+
+def reckon_picture(p: Any, told_px: tuple[int, int], few: tuple[float, float, float, bool, bool]) -> dict[str, float]:
+    """The same of a given picture at the strength that is asked for; and `shades`, how far the result is from what is
+    reckoned of it, in grey levels, with the coarse held to the picture and without."""
+    with recorded() as samplings:
+        processed = process_images(p)
+    (seen,) = samplings
+    values = torch.tensor(list(p.init_images[0].convert("RGB").getdata()), dtype=torch.float32)
+    picture = (values / 127.5 - 1).T.unflatten(1, p.init_images[0].size[::-1])[None]
+    model, strength = Model(p.prompt, p.negative_prompt), p.denoising_strength
+    told = Told(told_px, lambda top, left: (PX * top, PX * left), (0, 0))
+    right = Few(*few, picture, strength)
+    variants = {
+        "right": right, "the picture as the VAE has it": right._replace(picture=None), "full strength": right._replace(strength=1.0),
+    }  # fmt: skip
+    with torch.no_grad():
+        base = model.encoded(picture)
+        answer = {
+            name: apart(seen.latent, few_steps(model, base, int(p.seed), p.cfg_scale, 3, 2, told, variant))
+            for name, variant in variants.items()
+        }
+        drawn = model.decoded(brought_to(seen.latent, *statistics(base)))
+        pull = (1 - strength) ** 2 * enlarged(picture - F.avg_pool2d(drawn, 2), 2)
+    shown = torch.tensor(list(processed.images[0].getdata()), dtype=torch.float32).T.unflatten(1, drawn.shape[2:])
+    for name, result in (("shades", drawn + pull), ("shades without", drawn)):
+        answer[name] = float(((result.clamp(-1, 1)[0] + 1) * 127.5 - shown - 0.5).abs().max()) - 0.5
     return answer
