@@ -1,18 +1,24 @@
-// What the accordion needs in the browser: the live line, mistakes beside their fields, the target's two buttons, and names
+// What the accordions need in the browser: the live line, mistakes beside their fields, the target's two buttons, and names
 // and keys for what gradio leaves without. No figure is reckoned here; `webui/forecast.py` knows them all.
-const demofusionPage = (function() {
+
+// One of the two: `name` is the host's tab, `elements` what stands between `demofusion_` or `demofusion-` and a name in ids.
+function demofusionTab(name, elements) {
     const QUIET_MS = 10; // to gather what changes at once; while an answer is awaited nothing more is asked
     const LOST_MS = 5000; // after so long without an answer there will be none
+    const PREFIX = `demofusion_${elements && elements + "_"}`;
     let timer = null;
     let asked = 0; // when, while an answer is awaited
     let again = false;
     let ratio = 0; // width over height that the lock keeps, 0 where it is open
-    let checkpoint = null;
 
-    const find = (selector) => gradioApp().querySelector(selector);
-    const part = (name) => gradioApp().getElementById(`demofusion_${name}`);
-    const numberOf = (name) => part(name)?.querySelector("input[type=number]");
-    const isOn = () => Boolean(find("#demofusion_enabled-checkbox input")?.checked);
+    const byId = (id) => gradioApp().getElementById(id);
+    const root = () => byId(`${PREFIX}enabled`);
+    const element = (id) => byId(`demofusion-${elements && elements + "-"}${id}`);
+    const part = (setting) => byId(PREFIX + setting);
+    const nameOf = (block) => block.id.slice(PREFIX.length);
+    const settings = () => root()?.querySelectorAll(`[id^=${PREFIX}]`) || [];
+    const numberOf = (setting) => part(setting)?.querySelector("input[type=number]");
+    const isOn = () => Boolean(byId(`${PREFIX}enabled-checkbox`)?.querySelector("input")?.checked);
 
     // The live line
 
@@ -33,7 +39,12 @@ const demofusionPage = (function() {
         }
         again = false;
         asked = Date.now();
-        find("#demofusion-ask").click();
+        element("ask").click();
+    }
+
+    // What a question is asked with: the values of its inputs, then of its output. The last input is what is seen here.
+    function asking(values) {
+        return [...values.slice(0, -2), elements ? demofusionPicture.seen() : null];
     }
 
     function told(answer) {
@@ -43,7 +54,7 @@ const demofusionPage = (function() {
     }
 
     function show(answer) {
-        const line = find(".demofusion-line");
+        const line = root()?.querySelector(".demofusion-line");
         const mistakes = Object.entries(answer.mistakes || {});
         const hidden = mistakes.filter(([name]) => !beside(name)).map(([name, text]) => inItsLabelsWords(name, text));
         mistakesBeside(answer.mistakes || {});
@@ -55,7 +66,7 @@ const demofusionPage = (function() {
         const html = rows.map(([kind, text]) => kind + text).join("\n");
         if (line && line.dataset.shown !== html) {
             line.dataset.shown = html;
-            line.replaceChildren(...rows.map(([kind, text]) => element("p", kind, text)));
+            line.replaceChildren(...rows.map(([kind, text]) => make("p", kind, text)));
         }
         if ("sdxl" in answer) part("sdxl_size")?.classList.toggle("demofusion-absent", answer.sdxl === false);
     }
@@ -65,7 +76,7 @@ const demofusionPage = (function() {
         return text.split(" · ").map((figure) => figure.includes("->") ? figure : figure.replaceAll(" ", "\u00a0")).join(" · ");
     }
 
-    function element(tag, kind, text) {
+    function make(tag, kind, text) {
         const made = document.createElement(tag);
         made.className = kind;
         made.textContent = text;
@@ -80,8 +91,8 @@ const demofusionPage = (function() {
     }
 
     function mistakesBeside(mistakes) {
-        gradioApp().querySelectorAll("[id^=demofusion_].demofusion-wrong").forEach(function(block) {
-            if (!mistakes[block.id.slice("demofusion_".length)]) setMistake(block, "");
+        root()?.querySelectorAll(".demofusion-wrong").forEach(function(block) {
+            if (!mistakes[nameOf(block)]) setMistake(block, "");
         });
         Object.entries(mistakes).forEach(function([name, text]) {
             if (part(name)) setMistake(part(name), inItsLabelsWords(name, text));
@@ -90,7 +101,7 @@ const demofusionPage = (function() {
 
     // the label as it is shown, in another language say
     function inItsLabelsWords(name, text) {
-        const label = gradio_config.components.find((c) => c.props.elem_id === `demofusion_${name}`)?.props.label;
+        const label = gradio_config.components.find((c) => c.props.elem_id === PREFIX + name)?.props.label;
         const shown = part(name)?.querySelector("[data-testid=block-info]")?.textContent.trim();
         return label && shown && text.startsWith(label) ? shown + text.slice(label.length) : text;
     }
@@ -106,7 +117,7 @@ const demofusionPage = (function() {
             return;
         }
         if (!mistake) {
-            mistake = block.appendChild(element("div", "demofusion-mistake", ""));
+            mistake = block.appendChild(make("div", "demofusion-mistake", ""));
             mistake.id = `${block.id}-mistake`;
             mistake.setAttribute("role", "alert");
         }
@@ -143,13 +154,14 @@ const demofusionPage = (function() {
     }
 
     function toggleLock() {
-        const lock = find("#demofusion-target-lock");
+        const lock = element("target-lock");
         ratio = ratio ? 0 : ratioNow();
         lock.setAttribute("aria-pressed", String(Boolean(ratio)));
     }
 
     function ratioNow() {
-        const base = ["width", "height"].map((side) => parseFloat(find(`#txt2img_${side} input[type=number]`)?.value) || 0);
+        const ofTab = ["width", "height"].map((side) => parseFloat(byId(`${name}_${side}`)?.querySelector("input[type=number]")?.value) || 0);
+        const base = elements && demofusionPicture.seen().size || ofTab;
         const [width, height] = [sizeOf("target_width"), sizeOf("target_height")];
         return width && height ? width / height : base[0] && base[1] ? base[0] / base[1] : 1;
     }
@@ -157,10 +169,10 @@ const demofusionPage = (function() {
     // Only what a person does: pasting sets both sides by itself.
     function keepRatio(event) {
         if (!ratio || !event.isTrusted) return;
-        const name = event.target.closest("[id^=demofusion_target_]")?.id.slice("demofusion_".length);
-        if (!name) return;
+        const block = event.target.closest(`[id^=${PREFIX}target_]`);
+        if (!block) return;
         const value = parseFloat(event.target.value) || 0;
-        const [other, factor] = name === "target_width" ? ["target_height", 1 / ratio] : ["target_width", ratio];
+        const [other, factor] = nameOf(block) === "target_width" ? ["target_height", 1 / ratio] : ["target_width", ratio];
         set(other, Math.round(value * factor / 8) * 8);
     }
 
@@ -171,7 +183,7 @@ const demofusionPage = (function() {
     // Names and keys
 
     function nameFields(accordion) {
-        accordion.querySelectorAll("[id^=demofusion_]").forEach(function(block) {
+        settings().forEach(function(block) {
             const label = block.querySelector("[data-testid=block-info]");
             if (!label) return;
             label.id = `${block.id}-label`;
@@ -188,11 +200,10 @@ const demofusionPage = (function() {
             titled.title = (hasLocalization() && getTranslation(titled.title)) || titled.title;
         });
         accordion.querySelectorAll("button.tool").forEach((button) => button.setAttribute("aria-label", button.title));
-        find("#demofusion-target-lock").setAttribute("aria-pressed", "false");
-        const box = find("#demofusion_enabled-visible-checkbox");
-        const name = accordion.querySelector(".label-wrap > span");
-        name.id = "demofusion_enabled-label";
-        box.setAttribute("aria-labelledby", name.id);
+        element("target-lock").setAttribute("aria-pressed", "false");
+        const title = accordion.querySelector(".label-wrap > span");
+        title.id = `${PREFIX}enabled-label`;
+        byId(`${PREFIX}enabled-visible-checkbox`).setAttribute("aria-labelledby", title.id);
     }
 
     // gradio's accordions open by a click alone
@@ -212,38 +223,78 @@ const demofusionPage = (function() {
     }
 
     function setUp() {
-        const accordion = gradioApp().getElementById("demofusion_enabled");
-        const checkbox = gradio_config.components.find((c) => c.props.elem_id === "demofusion_enabled-checkbox");
+        const accordion = root();
+        const checkbox = gradio_config.components.find((c) => c.props.elem_id === `${PREFIX}enabled-checkbox`);
         if (!accordion || !checkbox) return;
         // The host shows a component's tooltip on its element, but an accordion that is an input has two elements: the hidden
         // checkbox that carries the tooltip, and the accordion that is seen.
         accordion.querySelector(".label-wrap").title = checkbox.props.webui_tooltip;
         nameFields(accordion);
         const icon = accordion.querySelector(".label-wrap > .icon");
-        openByKey(icon, icon, "demofusion_enabled-label");
+        openByKey(icon, icon, `${PREFIX}enabled-label`);
         accordion.querySelectorAll(".demofusion-group .label-wrap").forEach((header) => openByKey(header, header));
         accordion.addEventListener("blur", keepAsTyped, true);
         accordion.addEventListener("input", keepRatio);
-        find("#demofusion-target-switch").addEventListener("click", switchSides);
-        find("#demofusion-target-lock").addEventListener("click", toggleLock);
+        element("target-switch").addEventListener("click", switchSides);
+        element("target-lock").addEventListener("click", toggleLock);
         changed();
     }
 
-    function optionsChanged() {
-        if (checkpoint !== null && checkpoint !== opts.sd_model_checkpoint) changed();
-        checkpoint = opts.sd_model_checkpoint;
+    return {changed, asking, told, setUp};
+}
+
+// What is seen over the img2img tab's accordion. The picture itself is not sent for the line.
+const demofusionPicture = (function() {
+    // the host's images by their tabs' places; the last tab has files instead
+    const IMAGES = ["img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base"];
+    let before = "";
+
+    // `{tab, size, by}`, as `webui/seen.py` tells
+    function seen() {
+        const tab = get_tab_index("mode_img2img");
+        const image = gradioApp().querySelector(`#${IMAGES[tab] || "none"} img`);
+        const size = image?.naturalWidth ? [image.naturalWidth, image.naturalHeight] : null;
+        return {tab, size, by: get_tab_index("img2img_tabs_resize") === 1};
     }
 
-    return {changed, told, setUp, optionsChanged};
+    function look() {
+        const now = JSON.stringify(seen());
+        if (now === before) return;
+        before = now;
+        demofusionPage.img2img.changed();
+    }
+
+    function setUp() {
+        const places = ["mode_img2img", "img2img_tabs_resize"].map((id) => gradioApp().getElementById(id));
+        if (places.includes(null)) return;
+        const watched = {childList: true, subtree: true, attributes: true, attributeFilter: ["src", "class", "style"]};
+        places.forEach((place) => new MutationObserver(look).observe(place, watched));
+        places[0].addEventListener("load", look, true); // an image has its size when it is loaded
+    }
+
+    return {seen, setUp};
 })();
 
-onUiLoaded(demofusionPage.setUp);
-onOptionsChanged(demofusionPage.optionsChanged);
+const demofusionPage = {txt2img: demofusionTab("txt2img", ""), img2img: demofusionTab("img2img", "img2img")};
+
+onUiLoaded(function() {
+    demofusionPicture.setUp();
+    Object.values(demofusionPage).forEach((tab) => tab.setUp());
+});
+
+let demofusionCheckpoint = null;
+onOptionsChanged(function() {
+    const chosen = opts.sd_model_checkpoint;
+    if (demofusionCheckpoint !== null && demofusionCheckpoint !== chosen) {
+        Object.values(demofusionPage).forEach((tab) => tab.changed());
+    }
+    demofusionCheckpoint = chosen;
+});
 
 // A run that was refused ends without an error, for which the host would print a traceback; its reason is told among the
 // comments, and looks like the error that it is.
 onAfterUiUpdate(function() {
-    gradioApp().querySelectorAll("#html_log_txt2img .comments").forEach(function(comments) {
+    gradioApp().querySelectorAll("[id^=html_log_] .comments").forEach(function(comments) {
         comments.classList.toggle("error", comments.textContent.includes("DemoFusion: not drawn"));
     });
 });

@@ -16,6 +16,8 @@ from ..presets import DEFAULT, PRESETS
 from .choices import THERE, offered
 from .forecast import Forecast, forecast
 from .refusal import refusal
+from .seen import Picture, size_in
+from .tabs import IMG2IMG, TXT2IMG, Tab
 
 PREFIX = "/demofusion/v1"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -24,7 +26,7 @@ FIELDS = {
     "scheduler": "scheduler", "cfg_scale": "cfg_scale", "eta": "eta", "tiling": "tiling", "enable_hr": "enable_hr",
     "refiner_checkpoint": "refiner", "s_churn": "s_churn", "s_noise": "s_noise", "s_tmin": "s_tmin", "s_tmax": "s_tmax",
 }  # fmt: skip
-"""Of a txt2img request, what a forecast asks for, and under which name."""
+"""Of a request, what a forecast asks for, and under which name."""
 BODY, CREDENTIALS = Body(...), Depends(HTTPBasic())
 
 
@@ -114,20 +116,26 @@ def schema(setting: Setting) -> dict[str, Any]:
 
 
 def post_plan(request: dict[str, Any] = BODY) -> dict[str, Any]:
-    """What a txt2img request with the same body would draw and cost; nothing is drawn, loaded or waited for.
+    """What a txt2img or img2img request with the same body would draw and cost; nothing is drawn, loaded or waited for.
 
-    Mistakes are answered with 422, in the words of txt2img.
+    A body with `init_images` is one of img2img. Mistakes are answered with 422, in the words of the run.
     """
-    told = forecast_of(request)
+    try:
+        told = forecast_of(request)
+    except SettingsError as error:
+        raise refusal(error) from None
     if told.error is not None:
         raise refusal(told.error)
     return told.report()
 
 
 def forecast_of(body: Mapping[str, Any]) -> Forecast:
-    """Raises SettingsError, or HTTPException for a body that txt2img would refuse too."""
-    asked, args = read(body)
+    """Raises SettingsError, or HTTPException for a body that the host would refuse too."""
+    tab = IMG2IMG if "init_images" in body else TXT2IMG
+    asked, args = read(body, tab)
     values = {name: getattr(asked, field, None) for field, name in FIELDS.items()}
+    if tab is IMG2IMG:
+        values |= of_img2img(asked)
     override = getattr(asked, "override_settings", None) or {}
     off = not switched_on(args)
     told = forecast(
@@ -141,6 +149,17 @@ def forecast_of(body: Mapping[str, Any]) -> Forecast:
     return told
 
 
+def of_img2img(asked: Any) -> dict[str, Any]:
+    """What a forecast asks for of such a request alone. Raises SettingsError."""
+    given = asked.init_images or []
+    strength = 0.75 if asked.denoising_strength is None else asked.denoising_strength
+    picture = Picture(
+        [size_in(each) for each in given], asked.resize_mode or 0, denoising_strength=strength, masked=bool(asked.mask)
+    )
+    told = {"picture": picture, "inpainting_fill": asked.inpainting_fill, "inpaint_full_res": asked.inpaint_full_res}
+    return told | {"batch_size": len(given) if len(given) > 1 else asked.batch_size, "enable_hr": False}
+
+
 def switched_on(args: Sequence[Any]) -> bool:
     """What is off says nothing, whatever else is wrong with it (`script.switched_off`)."""
     from .script import switched_off
@@ -148,35 +167,41 @@ def switched_on(args: Sequence[Any]) -> bool:
     return not switched_off(args)
 
 
-def read(body: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+def read(body: Mapping[str, Any], tab: Tab = TXT2IMG) -> tuple[Any, list[Any]]:
     """The host's own request with its defaults, an infotext read into it, and our arguments."""
     from modules.api import models  # with the API switched off it is imported by nobody else
     from pydantic import ValidationError
 
+    kind = models.StableDiffusionTxt2ImgProcessingAPI
+    if tab is IMG2IMG:
+        kind = models.StableDiffusionImg2ImgProcessingAPI
     try:
-        asked = models.StableDiffusionTxt2ImgProcessingAPI(**body)
+        asked = kind(**body)
     except ValidationError as error:
         told = [{**each, "loc": ["body", *each["loc"]]} for each in error.errors()]
         raise HTTPException(422, [{k: each[k] for k in ("loc", "msg", "type")} for each in told]) from None
-    return asked, arguments(body.get("alwayson_scripts"), pasted(asked))
+    return asked, arguments(body.get("alwayson_scripts"), pasted(asked, tab), tab)
 
 
-def pasted(asked: Any) -> dict[int, Any]:
-    """Fills in what the request's infotext says, as txt2img does; of the scripts' arguments, by index."""
+def pasted(asked: Any, tab: Tab) -> dict[int, Any]:
+    """Fills in what the request's infotext says, as the host does; of the scripts' arguments, by index."""
     if not asked.infotext:
         return {}
     from modules.api.api import Api
 
     mentioned: dict[int, Any] = {}
-    Api.apply_infotext(
-        None, asked, "txt2img", script_runner=scripts.scripts_txt2img, mentioned_script_args=mentioned
-    )  # fmt: skip
+    Api.apply_infotext(None, asked, tab.name, script_runner=runner(tab), mentioned_script_args=mentioned)
     return mentioned
 
 
-def arguments(alwayson: Any, mentioned: Mapping[int, Any]) -> list[Any]:
-    """Ours among a request's always-on scripts; what it leaves out is the accordion's, as txt2img has it."""
-    args = accordion_values(mentioned)
+def runner(tab: Tab) -> Any:
+    """The host's, of the tab's scripts."""
+    return getattr(scripts, f"scripts_{tab.name}")
+
+
+def arguments(alwayson: Any, mentioned: Mapping[int, Any], tab: Tab) -> list[Any]:
+    """Ours among a request's always-on scripts; what it leaves out is the accordion's, as the host has it."""
+    args = accordion_values(mentioned, tab)
     given = next((each for name, each in (alwayson or {}).items() if str(name).lower() == TITLE.lower()), {})
     wanted = given.get("args", []) if isinstance(given, Mapping) else []
     if isinstance(wanted, Mapping):
@@ -186,11 +211,11 @@ def arguments(alwayson: Any, mentioned: Mapping[int, Any]) -> list[Any]:
     return [*wanted[: len(args)], *args[len(wanted) :]]
 
 
-def accordion_values(mentioned: Mapping[int, Any]) -> list[Any]:
+def accordion_values(mentioned: Mapping[int, Any], tab: Tab) -> list[Any]:
     from .ui import first_preset
 
-    values = list(preset_values(first_preset()).values())
-    for script in getattr(scripts.scripts_txt2img, "alwayson_scripts", None) or []:
+    values = list(preset_values(first_preset(tab)).values())
+    for script in getattr(runner(tab), "alwayson_scripts", None) or []:
         if script.title() == TITLE:
             values = [mentioned.get(script.args_from + i, value) for i, value in enumerate(values)]
     return values

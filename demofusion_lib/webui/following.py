@@ -15,55 +15,54 @@ from modules import errors
 
 from ..params import SETTINGS
 from .forecast import BASE, Forecast, forecast
+from .seen import read
+from .tabs import IMG2IMG, TABS, TXT2IMG, Tab
 
-OF_HOST = {
-    "width": "txt2img_width",
-    "height": "txt2img_height",
-    "steps": "txt2img_steps",
-    "batch_size": "txt2img_batch_size",
-    "n_iter": "txt2img_batch_count",
-    "sampler": "txt2img_sampling",
-    "scheduler": "txt2img_scheduler",
-    "cfg_scale": "txt2img_cfg_scale",
-    "enable_hr": "txt2img_hr-checkbox",
-}
-"""The host's own components that a forecast is made of, by their element ids."""
-LAST = "txt2img_gallery"
-"""A component that the host makes when those are all there, wherever a user has put them."""
-CHANGED = "() => demofusionPage.changed()"
+NAMES = {element: name for tab in TABS for name, element in tab.of_host.items()}
+LAST = {tab.last for tab in TABS}
 
 
 class Following:
-    """Collects what a forecast is made of while the host makes its page, and lets the page ask for one."""
+    """Collects what a forecast is made of while the host makes a tab, and lets the page ask for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, tab: Tab = TXT2IMG) -> None:
+        """tab: to be set before `place`, which is when the host has told it."""
+        self.tab = tab
         self.of_host: dict[str, Any] = {}
         self.ours: Sequence[Any] = ()
         self.ask: Any = None
         self.told: Any = None
+        self.seen: Any = None
 
     def place(self, components: Sequence[Any]) -> None:
         """components: ours, in the table's order. To be called where they stand."""
         self.ours = components
-        self.ask = gr.Button("DemoFusion", visible=False, elem_id="demofusion-ask")
-        self.told = gr.JSON(visible=False, elem_id="demofusion-told")
+        self.ask = gr.Button("DemoFusion", visible=False, elem_id=self.tab.element("ask"))
+        self.told = gr.JSON(visible=False, elem_id=self.tab.element("told"))
+        self.seen = gr.JSON(visible=False, elem_id=self.tab.element("seen"))
 
     def made(self, component: Any) -> None:
-        """To be told of every component that the host makes."""
-        name = next((name for name, element in OF_HOST.items() if element == component.elem_id), "")
-        if name:
-            self.of_host[name] = component
-        elif component.elem_id == LAST and self.ours:
+        """To be told of every component that the host makes in the tab."""
+        if component.elem_id in NAMES:
+            self.of_host[NAMES[component.elem_id]] = component
+        elif component.elem_id in LAST and self.ours:
             self._wire(list(self.of_host), [*self.ours, *self.of_host.values()])
 
     def _wire(self, names: Sequence[str], parts: Sequence[Any]) -> None:
+        page = f"demofusionPage.{self.tab.name}"
+
         def told(*values: Any) -> dict[str, Any]:
-            return answer(values[: len(SETTINGS)], dict(zip(names, values[len(SETTINGS) :])))
+            *values, seen = values
+            of_host = dict(zip(names, values[len(SETTINGS) :]))
+            return answer(values[: len(SETTINGS)], read(of_host, seen) if self.tab is IMG2IMG else of_host)
 
         for part in parts:
-            part.change(fn=None, _js=CHANGED)
-        asked = self.ask.click(told, inputs=parts, outputs=[self.told], queue=False, show_progress="hidden")
-        asked.then(fn=None, _js="told => demofusionPage.told(told)", inputs=[self.told])
+            part.change(fn=None, _js=f"() => {page}.changed()")
+        asked = self.ask.click(
+            told, inputs=[*parts, self.seen], outputs=[self.told], queue=False, show_progress="hidden",
+            _js=f"(...values) => {page}.asking(values)",
+        )  # fmt: skip
+        asked.then(fn=None, _js=f"told => {page}.told(told)", inputs=[self.told])
 
 
 def answer(values: Sequence[Any], of_host: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ wrong is found by the checks that a run goes through.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,19 +21,22 @@ from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
 from .choices import AUTOMATIC, readable
 from .families import NotLoaded
+from .given import start_of
 from .planning import latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
+from .seen import Picture
 from .speeds import known
 
 BASE = ""
-"""Stands for a setting's name where a mistake is about the base image."""
+"""Stands for a setting's name where a mistake is about the base image, or the picture."""
+NO_PICTURE = "no picture yet"
 FAR = 1.4
 """How many times larger or smaller than its native size a model draws without falling apart, by the side of a square."""
 
 
 @dataclass
 class Forecast:
-    """sizes: `(width, height)` in pixels of each phase, the base image's as it is drawn first.
+    """sizes: `(width, height)` in pixels of each phase, the base image's as it is drawn first, or the given picture's.
 
     evaluations: rows that the model is given in the whole request; None where that can't be known yet. times_base: over
     those of its base images. seconds: None before this machine has drawn anything.
@@ -52,6 +56,7 @@ class Forecast:
     memory_bytes: int | None = None
     memory_plan: str = ""
     fits: bool | None = None
+    unit: str = "the base image"
     cropped: str = ""
     nothing: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -64,14 +69,17 @@ class Forecast:
 
     def line(self) -> str:
         """For the page; empty where nothing can be said, a setting is not what it can be say."""
-        if not self.sizes or self.error is not None:
+        if self.error is not None or self.nothing:
+            return self.nothing if self.error is None else ""
+        if not self.sizes:
             return ""
-        if self.nothing:
-            return self.nothing
+        if self.evaluations == 0:  # without a phase in between
+            return " -> ".join(f"{width}x{height}" for width, height in (self.sizes[0], self.sizes[-1]))
         parts = [" -> ".join(f"{width}x{height}" for width, height in self.sizes), f"{len(self.sizes)} phases"]
         if self.evaluations is not None and self.times_base is not None:
             of_all = f" for {self.images} images" if self.images > 1 else ""
-            parts.append(f"{count_text(self.evaluations, self.exact)}{of_all}, {times_text(self.times_base)}")
+            times = times_text(self.times_base, self.unit)
+            parts.append(f"{count_text(self.evaluations, self.exact)}{of_all}, {times}")
         if self.seconds is not None:
             parts.append(f"about {duration_text(self.seconds)} on this machine")
         if self.memory_bytes is not None:
@@ -115,12 +123,13 @@ def forecast(
     enable_hr: bool = False,
     refiner: str | None = None,
     wanted_checkpoint: str = "",
+    picture: Picture | None = None,
     **others: Any,
 ) -> Forecast:
     """args: as the page's or the API's always-on arguments. The rest: the host's own fields. Raises nothing for what a user
     can type; a field that is no number is a mistake of the base image's.
 
-    others: more of the fields that a run has (`s_churn`, say).
+    picture: in img2img. others: more of the fields that a run has (`s_churn`, say).
     """
     settings, error = readable([args] if isinstance(args, Mapping) else args)
     found = checkpoint(wanted_checkpoint)
@@ -129,6 +138,8 @@ def forecast(
     numbers = {"width": width, "height": height, "steps": steps, "batch_size": batch_size, "n_iter": n_iter}
     bad = [SettingsError(f"{name} is {value!r:.80}, allowed: whole numbers, 1 or more")
            for name, value in numbers.items() if not is_count(value)]  # fmt: skip
+    if picture is not None:
+        bad += picture.mistakes()
     if bad:
         return refused(told, [*errors, *bad])
     told.images = int(batch_size) * int(n_iter)
@@ -140,19 +151,34 @@ def forecast(
         tiling=shared.opts.tiling if tiling is None else tiling, is_hr_pass=False, hr_scheduler=None,
         sampler_noise_scheduler_override=None, extra_generation_params={}, sd_model=found.stand_in, iteration=0,
         refiner_checkpoint_info=refiner if refiner not in (None, "", "None") else None,
+        override_settings={"sd_model_checkpoint": wanted_checkpoint}, **(picture.fields() if picture is not None else {}),
     )  # fmt: skip
+    of_sampler = mistakes_of_sampler(p, settings, found)
+    if picture is not None and not picture.sizes_px:
+        told.nothing = picture.of_folder(settings, p.width, p.height) if picture.folder else NO_PICTURE
+        return refused(told, errors, of_sampler)
     try:
         base_lat, phases = reach(p, settings)
     except SettingsError as mistake:
         return refused(told, [*errors, mistake])
-    told.sizes = [pixels(size) for size in (latent_size(p), *((f.height_lat, f.width_lat) for f in phases))]
-    told.warnings += warnings_of(p, settings, base_lat, found, enable_hr, bool(phases))
-    told.far = bool(far_from_native(p, found))
-    if base_lat != latent_size(p):
-        told.cropped = f"cropped to {size_text(*base_lat)}"
+    climbed = [pixels((f.height_lat, f.width_lat)) for f in phases]
+    if picture is None:
+        told.sizes = [pixels(latent_size(p)), *climbed]
+        told.warnings += warnings_of(p, settings, base_lat, found, enable_hr, bool(phases))
+        told.far = bool(far_from_native(p, found))
+        if base_lat != latent_size(p):
+            told.cropped = f"cropped to {size_text(*base_lat)}"
+    else:
+        start = start_of(p, settings)
+        told.sizes, told.unit = (
+            [start.picture_px, *climbed],
+            f"an image of {size_text(start.native_lat, start.native_lat)}",
+        )
+        if phases and not of_sampler:
+            with contextlib.suppress(NotLoaded):
+                told.warnings += remarks(p, settings, base_lat)
     if not phases:
         told.nothing = why_nothing(p, settings) or scale_one(p)
-    of_sampler = mistakes_of_sampler(p, settings, found)
     if not errors and not of_sampler:
         count(told, p, settings, found, phases)
     return refused(told, errors, of_sampler)
@@ -229,7 +255,7 @@ def count(told: Forecast, p: Any, settings: Params, found: Checkpoint, phases: l
         return
     told.phases, told.exact, told.times_base = report["phases"], report["exact"], plan.units
     told.evaluations = plan.total_evaluations * p.n_iter
-    if found.model is not None:
+    if found.model is not None and told.evaluations:
         speeds = known(found.model, plan.window_lat, plan.params.vae)
         told.seconds = None if speeds is None else work_of(plan).seconds(speeds) * p.n_iter
         from .needed import needed  # with the first forecast, not with the webui
@@ -252,8 +278,8 @@ def count_text(evaluations: int, exact: bool) -> str:
     return f"{evaluations:,} evaluations" if exact else f"about {rounded(evaluations):,} evaluations"
 
 
-def times_text(times: float) -> str:
-    return f"{times:,.0f}x the base image" if times >= 9.95 else f"{times:.1f}x the base image".replace(".0x", "x")
+def times_text(times: float, unit: str) -> str:
+    return f"{times:,.0f}x {unit}" if times >= 9.95 else f"{times:.1f}x {unit}".replace(".0x", "x")
 
 
 def duration_text(seconds: float) -> str:

@@ -76,7 +76,7 @@ def start_of(p: Any, settings: Params) -> Start:
     if by_tab and any(length <= own for length, own in zip(target, picture_lat)):
         settings = replace(settings, target_width=0, target_height=0)
         picture_lat = _part(size_px, settings, mode)
-    return Start(settings, picture_lat, _native_lat(), size_px, by_tab, mode)
+    return Start(settings, picture_lat, _native_lat(p), size_px, by_tab, mode)
 
 
 def _size_px(p: Any) -> tuple[int, int]:
@@ -107,8 +107,10 @@ def _part(size_px: tuple[int, int], settings: Params, mode: int) -> tuple[int, i
     return height, width
 
 
-def _native_lat() -> int:
-    family = checkpoint().family
+def _native_lat(p: Any) -> int:
+    """Of the checkpoint that the run is drawn with, which need not be loaded yet."""
+    wanted = (getattr(p, "override_settings", None) or {}).get("sd_model_checkpoint")
+    family = checkpoint(str(wanted or "")).family
     native_px = (family.native if family else 0) or (NATIVE.get(family, NATIVE_OTHER) if family else NATIVE_OTHER)
     return native_px // LATENT_PX
 

@@ -11,9 +11,29 @@ from modules.styles import extract_style_text_from_prompt
 from ..params import BY_NAME, SETTINGS, Setting, SettingsError, read_each
 from ..presets import DEFAULT, NONE
 from .choices import check_there, todays_names
+from .tabs import IMG2IMG, Tab
 
+ENABLED_KEY = SETTINGS[0].key
 STYLES = "Styles array"
 """Among a pasted infotext's parameters: the styles that the host has found in its prompts and taken out of them."""
+
+
+def drawn_from_picture(params: Mapping[str, Any]) -> bool:
+    """Whether an infotext is of a picture that was drawn in img2img. params: the host's reading of it, which puts a size of 0
+    for Hires. fix where there was none."""
+    hires = "Hires upscale" in params or "Hires upscaler" in params or str(params.get("Hires resize-1", 0)) != "0"
+    return "Denoising strength" in params and not hires
+
+
+def switches(params: Mapping[str, Any], tab: Tab) -> bool | None:
+    """Whether an infotext switches a tab's accordion on, so that all of it is restored, or off; None: it is left as it is.
+
+    What was drawn from a prompt says nothing of how it is to be enlarged in img2img: with the settings that it was drawn
+    with, a picture that is large already would be enlarged again.
+    """
+    if tab is IMG2IMG and not drawn_from_picture(params):
+        return None
+    return ENABLED_KEY in params and (tab is IMG2IMG) == drawn_from_picture(params)
 
 
 def read(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[SettingsError]]:

@@ -29,6 +29,7 @@ from .processing import (
 from .progress import leave
 from .prompts import to_infotext
 from .refusal import refusal, refuse
+from .tabs import tab_of
 from .ui import accordion, paste_fields
 from .xyz import add_axes, axes_of, in_cell, in_plot
 
@@ -53,8 +54,9 @@ class DemoFusionScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
+        self.following.tab = tab_of(is_img2img)
         components = accordion(self.following)
-        self.infotext_fields = paste_fields(components)
+        self.infotext_fields = paste_fields(components, self.following.tab)
         self.paste_field_names = [setting.key for setting in SETTINGS]
         return components
 

@@ -17,10 +17,9 @@ from . import pasting
 from .beginning import begin_with, shown_instead
 from .choices import offered
 from .following import Following
+from .tabs import TXT2IMG, Tab
 
 ENABLED = SETTINGS[0]
-KEPT = "customscript/demofusion.py/txt2img/"
-"""What the webui keeps of our page, in its `ui-config.json`."""
 TARGET = ("target_width", "target_height")
 
 Rows = tuple[tuple[str, ...], ...]
@@ -70,38 +69,35 @@ def choose(preset: str) -> list[Any]:
     return [gr.update(value=values[name]) for name in SET_BY_PRESETS]
 
 
-def first_preset() -> str:
-    """What the page begins with. Where the webui has kept the values of a version without presets, which it puts into the
+def first_preset(tab: Tab = TXT2IMG) -> str:
+    """What a tab begins with. Where the webui has kept the values of a version without presets, which it puts into the
     other parts again, it is none, as they are."""
     try:
         kept = json.loads(Path(shared.cmd_opts.ui_config_file).read_text(encoding="utf-8"))
-        of_ours = {key.split("/")[-2] for key in kept if key.startswith(KEPT) and key.endswith("/value")}
+        of_ours = {key.split("/")[-2] for key in kept if key.startswith(tab.kept) and key.endswith("/value")}
     except (OSError, ValueError, AttributeError, TypeError, IndexError):
         return DEFAULT
     return NONE if of_ours and BY_NAME["preset"].label not in of_ours else DEFAULT
 
 
-def component(setting: Setting, value: Any) -> Any:
-    common = {"label": setting.label, "value": value, "elem_id": setting.elem_id, "tooltip": setting.help}
+def component(setting: Setting, value: Any, tab: Tab) -> Any:
+    common = {"label": setting.label, "value": value, "elem_id": tab.elem_id(setting), "tooltip": tab.help_of(setting)}
     if setting.kind is bool:
         return gr.Checkbox(**common)
     if setting.choices:
-        return worded(gr.Radio(choices=list(setting.choices), **common), setting)
+        return worded(gr.Radio(choices=list(setting.choices), **common), setting, tab)
     if setting.names:
         return gr.Dropdown(choices=offered(setting), **common)
     if setting.is_prompt:
-        return gr.Textbox(lines=2, placeholder=EMPTY, **common)
+        return gr.Textbox(lines=2, placeholder=tab.empty, **common)
     if setting.is_text:
         return gr.Textbox(max_lines=1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
 
 
-EMPTY = "empty: as the base image"
-
-
-def worded(part: Any, setting: Setting) -> Any:
+def worded(part: Any, setting: Setting, tab: Tab) -> Any:
     """Shows the choices in their words, on the page alone: the host looks among the choices for the value that it has kept."""
-    words = list(zip(setting.words or setting.choices, setting.choices))
+    words = list(zip(tab.words_of(setting), setting.choices))
     configured = part.get_config
     part.get_config = lambda: {**configured(), "choices": words}
     return part
@@ -109,30 +105,30 @@ def worded(part: Any, setting: Setting) -> Any:
 
 def accordion(following: Following) -> list[Any]:
     """The components in the table's order, which is the order of the API's arguments."""
-    values = preset_values(first_preset())
+    tab = following.tab
+    values = preset_values(first_preset(tab))
     parts: dict[str, Any] = {}
 
     def place(*names: str) -> None:
-        parts.update((name, component(BY_NAME[name], values[name])) for name in names)
+        parts.update((name, component(BY_NAME[name], values[name], tab)) for name in names)
 
-    with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=ENABLED.elem_id, tooltip=ENABLED.help) as enabled:
+    shown = {"label": ENABLED.label, "elem_id": tab.elem_id(ENABLED), "tooltip": tab.help_of(ENABLED)}
+    with InputAccordion(ENABLED.default, **shown) as enabled:
         parts[ENABLED.name] = enabled
         place("preset")
         place("scale")
         gr.HTML('<div class="demofusion-line" role="status"></div>')
-        buttons = list(target(place))
+        buttons = list(target(place, tab))
         place("keep_phases")
         for label, rows in groups().items():
-            with gr.Accordion(
-                label, open=False, elem_id=f"demofusion-{label.lower()}", elem_classes="demofusion-group"
-            ):
+            with gr.Accordion(label, open=False, elem_id=tab.element(label.lower()), elem_classes="demofusion-group"):
                 for row in rows:
                     with gr.Row():
                         place(*row)
     # `input`: chosen by hand. Pasting an infotext sets every part by itself
     chosen = [parts[name] for name in SET_BY_PRESETS]
     parts["preset"].input(choose, inputs=[parts["preset"]], outputs=chosen, show_progress="hidden", queue=False)
-    for name, value in shown_instead(KEPT, values, SET_BY_PRESETS).items():
+    for name, value in shown_instead(tab.kept, values, SET_BY_PRESETS).items():
         begin_with(parts[name], value)
     for button in buttons:
         button.do_not_save_to_config = True
@@ -141,28 +137,36 @@ def accordion(following: Following) -> list[Any]:
     return ordered
 
 
-def target(place: Callable[..., None]) -> Iterator[Any]:
+def target(place: Callable[..., None], tab: Tab) -> Iterator[Any]:
     """The target's sides as the host has the base image's, with what the browser does to both (`javascript/demofusion.js`)."""
     with FormRow():
-        with gr.Column(elem_id="demofusion-target", scale=4):
+        with gr.Column(elem_id=tab.element("target"), scale=4):
             place(*TARGET)
-        with gr.Column(elem_id="demofusion-target-tools", scale=1, elem_classes="dimensions-tools"):
+        with gr.Column(elem_id=tab.element("target-tools"), scale=1, elem_classes="dimensions-tools"):
             for name, symbol in (("switch", SWITCH), ("lock", LOCK)):
-                yield ToolButton(value=symbol, elem_id=f"demofusion-target-{name}", tooltip=TIPS[name])
+                yield ToolButton(
+                    value=symbol,
+                    elem_id=tab.element(f"target-{name}"),
+                    tooltip=TIPS[name],
+                    elem_classes=[f"demofusion-{name}"],
+                )
 
 
-def paste(setting: Setting) -> Callable[[dict[str, Any]], Any]:
+def paste(setting: Setting, tab: Tab) -> Callable[[dict[str, Any]], Any]:
     """The value that restores an image's setting: what its infotext says, the default where it says nothing.
     What can't be read is told, and the rest restored."""
 
     def value(params: dict[str, Any]) -> Any:
+        on = pasting.switches(params, tab)
+        if not on:
+            return False if setting is ENABLED and on is False else gr.update()
         values, errors = pasting.read(params)
         if errors and setting is ENABLED:  # once, not for every setting
             gr.Warning(pasting.told(errors))
-        return values[setting.name] if ENABLED.key in params or setting is ENABLED else gr.update()
+        return values[setting.name]
 
     return value
 
 
-def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[str, Any]], Any]]]:
-    return [(part, paste(setting)) for part, setting in zip(components, SETTINGS)]
+def paste_fields(components: Sequence[Any], tab: Tab = TXT2IMG) -> list[tuple[Any, Callable[[dict[str, Any]], Any]]]:
+    return [(part, paste(setting, tab)) for part, setting in zip(components, SETTINGS)]

@@ -51,7 +51,7 @@ def axis(module: Any, setting: Setting) -> Any:
     elif setting.kind is str and not setting.is_prompt:
         choices = partial(offered, setting) if setting.names else partial(list, setting.choices)
     type_ = setting.kind if setting.kind in (int, float) else str
-    return module.AxisOptionTxt2Img(
+    return module.AxisOption(
         label(setting), type_, partial(put, setting), confirm=partial(confirm, setting), choices=choices
     )
 

@@ -1,6 +1,8 @@
 """The routes beside the webui's API, on an app of their own, against what txt2img does with the same body."""
 
+import base64
 import importlib
+import io
 import json
 import shlex
 import sys
@@ -9,6 +11,7 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.core.test_params import BAD
 from tests.reads_api import ADDRESS, blocks
@@ -153,6 +156,97 @@ def test_a_body_that_is_none(client, body):
 )
 def test_always_on_scripts_of_any_form(client, alwayson):
     assert client.post(PLAN, json={**BODY, "alwayson_scripts": alwayson}).json()["enabled"] is False
+
+
+# The plan of an img2img request
+
+
+def encoded(width=64, height=64, kind="PNG", turned=None):
+    """A picture in base64, with EXIF's word on how to turn it."""
+    image, file = Image.new("RGB", (width, height), "teal"), io.BytesIO()
+    exif = Image.Exif()
+    if turned is not None:
+        exif[0x0112] = turned
+    image.save(file, kind, exif=exif)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def of_picture(client, *pictures, settings=(), **body):
+    args = [{"enabled": True, "preset": "none", "vae": "host", **dict(settings)}]
+    given = {"init_images": list(pictures), "denoising_strength": 0.5, **body}
+    return asked(client, args, **given)
+
+
+def sizes(answer):
+    return [(phase["width"], phase["height"]) for phase in answer.json()["phases"]]
+
+
+def test_a_picture_of_ones_own(client):
+    told = of_picture(client, encoded(512, 384), settings={"scale": 3})
+    assert sizes(told) == [(512, 384), (1024, 768), (1536, 1152)] and told.json()["phases"][0]["evaluations"] == 0
+    assert told.json()["line"].startswith("512x384 -> 1024x768 -> 1536x1152 · 3 phases · ")
+    assert told.json()["evaluations"] > 0 and told.json()["warnings"] == []
+    assert sizes(of_picture(client, "data:image/png;base64," + encoded(512, 512))) == [(512, 512), (1024, 1024)]
+    by_tab = of_picture(client, encoded(64, 64), settings={"scale": 1}, width=512, height=512)
+    assert sizes(by_tab)[-1] == (512, 512)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("turned", [1, 3, 6, 8])
+def test_as_its_exif_turns_it(client, kind, turned):
+    first = sizes(of_picture(client, encoded(512, 384, kind, turned)))[0]
+    assert first == ((384, 512) if turned > 4 else (512, 384))
+
+
+def test_the_strength_and_the_resize_mode(client):
+    less, more = (of_picture(client, encoded(512, 512), denoising_strength=s).json() for s in (0.0, 1.0))
+    assert less["evaluations"] == 0 < more["evaluations"] and "strength is 0" in less["warnings"][0]
+    target = {"target_width": 1024, "target_height": 1024}
+    cropped = of_picture(client, encoded(768, 512), settings=target, resize_mode=1).json()
+    assert "cropped from 768x512 to 512x512 px" in cropped["warnings"][0]
+    assert of_picture(client, encoded(), denoising_strength=None).status_code == 200
+    over = of_picture(client, encoded(), denoising_strength=2)
+    assert over.status_code == 422 and over.json()["detail"] == "DemoFusion: denoising_strength is 2.0, allowed: 0 to 1"
+
+
+def test_several_pictures_are_a_batch(client):
+    told = of_picture(client, encoded(512, 512), encoded(512, 512), batch_size=4).json()
+    assert told["images"] == 2
+    assert told["evaluations"] == 2 * of_picture(client, encoded(512, 512)).json()["evaluations"]
+
+
+@pytest.mark.parametrize(
+    "picture", [None, 5, "", "no base64", "data:image/png;base64,", encoded()[:-80], encoded(kind="JPEG")[:60]], ids=str
+)
+def test_what_is_no_picture(client, picture):
+    answer = of_picture(client, picture)
+    assert answer.status_code == 422
+    detail = answer.json()["detail"]
+    assert detail.startswith("DemoFusion: init_images holds ") and "\n" not in detail and len(detail) < 200
+    assert detail.endswith("allowed: pictures in base64")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.png", "https://example.org/a.png"])
+def test_no_address_is_asked_for_a_picture(client, url):
+    answer = of_picture(client, url)
+    assert answer.status_code == 422 and "which is not fetched here" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("pictures", [None, []], ids=str)
+def test_before_there_is_a_picture(client, pictures):
+    told = asked(client, [{"enabled": True}], init_images=pictures).json()
+    assert told["nothing"] == told["line"] == "no picture yet" and told["evaluations"] is None
+
+
+def test_the_values_that_are_left_out_are_the_tabs_own(host, client, tmp_path, monkeypatch):
+    """The page of a version without presets was kept for img2img alone."""
+    kept = {"customscript/demofusion.py/img2img/Scale/value": 2.0}
+    file = tmp_path / "ui-config.json"
+    file.write_text(json.dumps(kept))
+    monkeypatch.setattr(host.shared.cmd_opts, "ui_config_file", str(file), raising=False)
+    every = asked(client, [True, 4.0], init_images=[encoded(512, 512)])
+    assert len(sizes(every)) == 4
+    assert len(sizes(asked(client, [True, 4.0]))) == 3  # the default preset's doublings
 
 
 def test_a_checkpoint_that_the_request_names(host, client):

@@ -228,7 +228,7 @@ def test_words(host, room):
     assert [room.bytes_text(n) for n in (1, 64_300_000, 1e9, 6_140_000_000, 31e9)] == [
         "1 MB", "64 MB", "1.0 GB", "6.1 GB", "31 GB"
     ]  # fmt: skip
-    assert [room.times_text(n) for n in (3.75, 2.0, 9.96, 112.9)] == [
+    assert [room.times_text(n, "the base image") for n in (3.75, 2.0, 9.96, 112.9)] == [
         f"{n}x the base image" for n in ("3.8", "2", "10", "113")
     ]
     assert room.count_text(5650, True) == "5,650 evaluations" and room.count_text(5650, False).startswith("about 5,600")

@@ -13,9 +13,10 @@ ALIKE = {"DemoFusion", "VAE", "Skip-Residual"}
 
 def words_of_ours(host):
     """All that the page shows of ours and that stands still: labels, tooltips, choices, headings, the Settings page."""
-    ui, options = (importlib.import_module(f"demofusion_lib.webui.{name}") for name in ("ui", "options"))
-    words = [word for s in host.params.SETTINGS for word in (s.label, s.help, *s.words)]
-    words += [*ui.GROUPS, *ui.TIPS.values(), ui.EMPTY]
+    ui, options, tabs = (importlib.import_module(f"demofusion_lib.webui.{name}") for name in ("ui", "options", "tabs"))
+    shown = [(s, tab) for s in host.params.SETTINGS for tab in tabs.TABS]
+    words = [word for s, tab in shown for word in (s.label, tab.help_of(s), *tab.words_of(s))]
+    words += [*ui.GROUPS, *ui.TIPS.values(), *(tab.empty for tab in tabs.TABS)]
     words += [word for o in options.OPTIONS for word in (o.label, f"({o.info})" if o.info else o.label)]
     return set(words) - {"DemoFusion"}
 

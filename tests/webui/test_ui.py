@@ -153,7 +153,7 @@ def test_an_unknown_preset_is_not_taken_for_the_dearest(host, script):
     }  # fmt: skip
 
 
-OURS = "customscript/demofusion.py/txt2img"
+OURS, OTHER = "customscript/demofusion.py/txt2img", "customscript/demofusion.py/img2img"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,7 @@ OURS = "customscript/demofusion.py/txt2img"
         ({"txt2img/Steps/value": 20, "customscript/other.py/txt2img/Preset/value": "x"}, "fine"),
         ({f"{OURS}/Scale/value": 2.0, f"{OURS}/Plan/value": "every"}, "none"),
         ({f"{OURS}/Scale/value": 2.0, f"{OURS}/Preset/value": "draft"}, "fine"),
+        ({f"{OTHER}/Scale/value": 2.0, f"{OTHER}/Plan/value": "every"}, "fine"),
     ],
     ids=str,
 )
@@ -316,28 +317,197 @@ def test_a_fault_of_the_forecast_is_reported_and_not_thrown(host, monkeypatch):
     assert host.swallowed
 
 
-def test_the_page_asks_with_everything_that_the_forecast_is_made_of(host):
+@pytest.mark.parametrize("name", ["txt2img", "img2img"])
+def test_the_page_asks_with_everything_that_the_forecast_is_made_of(host, name):
     """The host's components come before ours, and behind."""
-    following = importlib.import_module("demofusion_lib.webui.following")
+    tabs = importlib.import_module("demofusion_lib.webui.tabs")
+    tab = tabs.tab_of(name == "img2img")
     script = host.our_script()
     with gr.Blocks() as blocks:
-        elements = list(following.OF_HOST.values())
+        elements = list(tab.of_host.values())
         made = [gr.Number(elem_id=element) for element in elements[:5]]
         for component in made:
             script.after_component(component)
-        ours = script.ui(False)
+        ours = script.ui(name == "img2img")
         for element in elements[5:]:
             made.append(gr.Number(elem_id=element))
             script.after_component(made[-1])
-        script.after_component(gr.Gallery(elem_id=following.LAST))
-    (ask,) = [b._id for b in blocks.blocks.values() if b.elem_id == "demofusion-ask"]
+        script.after_component(gr.Gallery(elem_id=tab.last))
+    ids = {block.elem_id: block._id for block in blocks.blocks.values() if block.elem_id}
+    ask, seen = ids[tab.element("ask")], ids[tab.element("seen")]
     (asked,) = [d for d in blocks.dependencies if d["targets"] in ([ask], [(ask, "click")]) and d["backend_fn"]]
-    assert asked["inputs"] == [part._id for part in (*ours, *made)]
-    assert asked["queue"] is False and asked["show_progress"] == "hidden"
+    assert asked["inputs"] == [*(part._id for part in (*ours, *made)), seen]
+    assert asked["queue"] is False and asked["show_progress"] == "hidden" and f"demofusionPage.{name}." in asked["js"]
     told = {
         t if isinstance(t, int) else t[0]
         for d in blocks.dependencies
-        if d["js"] == following.CHANGED
+        if d["js"] == f"() => demofusionPage.{name}.changed()"
         for t in d["targets"]
     }
     assert told == {part._id for part in (*ours, *made)}
+
+
+def test_the_page_sends_no_picture(host):
+    """A large one would take longer than everything else that the line is made of."""
+    tabs = importlib.import_module("demofusion_lib.webui.tabs")
+    pictures = {
+        "img2img_image",
+        "img2img_sketch",
+        "img2maskimg",
+        "inpaint_sketch",
+        "img_inpaint_base",
+        "img_inpaint_mask",
+    }
+    assert not pictures & set(tabs.IMG2IMG.of_host.values())
+
+
+# The img2img tab
+
+
+def test_every_element_id_is_there_once(host):
+    """Those of txt2img are public, and were there before img2img had any."""
+    found = {}
+    for is_img2img in (False, True):
+        with gr.Blocks() as blocks:
+            host.our_script().ui(is_img2img)
+        ids = [block.elem_id for block in blocks.blocks.values() if block.elem_id]
+        assert len(ids) == len(set(ids))
+        found[is_img2img] = {name.removesuffix("-checkbox") for name in ids}
+    assert not found[False] & found[True]
+    assert {s.elem_id for s in host.params.SETTINGS} <= found[False]
+    assert {f"demofusion_img2img_{s.name}" for s in host.params.SETTINGS} <= found[True]
+    assert {name.replace("img2img-", "").replace("img2img_", "") for name in found[True]} == found[False]
+
+
+@pytest.fixture
+def of_picture(host):
+    script = host.our_script()
+    with gr.Blocks() as script.blocks:
+        script.components = script.ui(True)
+    return script
+
+
+def test_its_settings_are_the_same_and_no_word_tells_of_a_base_image(host, script, of_picture):
+    assert of_picture.paste_field_names == script.paste_field_names
+    for ours, other in zip(of_picture.components, script.components, strict=True):
+        assert (type(ours), ours.label, ours.value) == (type(other), other.label, other.value)
+        assert getattr(ours, "choices", None) == getattr(other, "choices", None)
+        shown = [word for word, _ in ours.get_config()["choices"]] if isinstance(ours, gr.Radio) else []
+        words = " ".join([ours.webui_tooltip, str(getattr(ours, "placeholder", "")), *shown])
+        assert "base" not in words.replace("baseline", "")
+
+
+def drawn_with(host, *lines, **settings):
+    """A DemoFusion picture's infotext, as the host reads it."""
+    text = host.params.Params.from_names({"enabled": True, "scale": 3, **settings}).to_infotext()
+    told = ", ".join([*lines, *(f"{key}: {value}" for key, value in text.items())])
+    return host.infotext_utils.parse_generation_parameters(f"cat\nSteps: 4, Seed: 5, {told}")
+
+
+def restored(script, params):
+    return [restore(params) for _, restore in script.infotext_fields]
+
+
+def test_a_picture_that_was_drawn_from_a_prompt_leaves_img2img_as_it_is(host, script, of_picture):
+    """Else "Send to img2img" would enlarge again what is large already, or switch off what somebody has just ticked."""
+    params = drawn_with(host)
+    assert restored(script, params)[:2] == [True, 3.0]
+    assert restored(of_picture, params) == [gr.update()] * len(host.params.SETTINGS)
+    hires = drawn_with(host, "Denoising strength: 0.7", "Hires upscale: 2", "Hires upscaler: Latent")
+    assert restored(of_picture, hires) == [gr.update()] * len(host.params.SETTINGS)
+    assert restored(script, hires)[:2] == [True, 3.0]
+
+
+def test_a_picture_that_was_drawn_from_a_picture_restores_img2img_alone(host, script, of_picture):
+    params = drawn_with(host, "Denoising strength: 0.4", preset="fast", blur=0.4)
+    values = dict(zip(host.params.BY_NAME, restored(of_picture, params)))
+    assert values == {**host.params.preset_values("fast"), "enabled": True, "scale": 3.0, "blur": 0.4}
+    assert restored(script, params) == [False, *[gr.update()] * (len(values) - 1)]
+
+
+def test_a_picture_of_img2img_without_us_switches_off(host, script, of_picture):
+    params = host.infotext_utils.parse_generation_parameters("cat\nSteps: 4, Seed: 5, Denoising strength: 0.4")
+    assert restored(of_picture, params) == [False, *[gr.update()] * (len(host.params.SETTINGS) - 1)]
+
+
+SEEN = {"tab": 0, "size": [512, 384], "by": False}
+OF_PICTURE = {
+    "width": 512, "height": 512, "steps": 4, "batch_size": 1, "n_iter": 1, "sampler": "Euler", "scheduler": "Automatic",
+    "cfg_scale": 7.0, "scale_by": 1.0, "resize_mode": 0, "denoising_strength": 0.5, "inpainting_fill": 1,
+    "inpaint_full_res": 0,
+}  # fmt: skip
+
+
+def answered_of(host, seen=(), of_host=(), **settings):
+    following, seen_by = (importlib.import_module(f"demofusion_lib.webui.{name}") for name in ("following", "seen"))
+    host.install()
+    values = {**host.params.preset_values("none"), "enabled": True, "vae": "host", **settings}
+    told = following.answer(
+        list(values.values()), seen_by.read({**OF_PICTURE, **dict(of_host)}, {**SEEN, **dict(seen)})
+    )
+    assert not host.swallowed
+    return told
+
+
+def test_the_line_is_of_the_picture(host):
+    """A scale is its own; at 1 the tab's size is the target."""
+    assert answered_of(host)["line"].startswith("512x384 -> 1024x768 · 2 phases · ")
+    assert "x an image of 512x512 px" in answered_of(host)["line"]
+    assert answered_of(host, {"size": [640, 480]}, scale=1.5)["line"].startswith("640x480 -> 960x720")
+    by_tab = answered_of(host, of_host={"width": 1024, "height": 768}, scale=1.0)["line"]
+    assert by_tab.startswith("512x384 -> 1024x768")
+    resized_by = answered_of(host, {"by": True}, {"scale_by": 2.0}, scale=1.0)["line"]
+    assert resized_by == by_tab
+    assert "for 6 images" in answered_of(host, of_host={"batch_size": 2, "n_iter": 3})["line"]
+
+
+def test_what_is_done_with_the_picture_is_said(host):
+    assert answered_of(host, {"size": [512, 512]})["said"] == []
+    (small,) = answered_of(host, {"size": [256, 256]}, scale=4.0)["said"]
+    assert small == "the picture is below the model's size and is drawn at 512x512 px first"
+    (large,) = answered_of(host, {"size": [1024, 1024]})["said"]
+    assert large == "the picture is above the model's size and is drawn through windows of 512x512 px"
+    cropped = answered_of(host, {"size": [516, 512]})["said"]
+    assert cropped[0] == "the picture is cropped from 516x512 to 512x512 px"
+    shapes = {"target_width": 1024, "target_height": 1024}
+    for mode, word in ((0, "stretched"), (1, "cropped"), (2, "filled up"), (3, "stretched")):
+        said = answered_of(host, {"size": [768, 512]}, {"resize_mode": mode}, **shapes)["said"]
+        assert f"the picture is {word} from 768x512" in said[0]
+
+
+def test_strength_0_enlarges_and_draws_nothing(host):
+    told = answered_of(host, of_host={"denoising_strength": 0}, scale=4.0)
+    assert told["line"] == "512x384 -> 2048x1536"
+    assert told["said"] == ["nothing is drawn, as the strength is 0: the picture is enlarged by bicubic interpolation"]
+    less, more = (answered_of(host, of_host={"denoising_strength": s})["line"] for s in (0.1, 1.0))
+    assert less != more
+
+
+def test_a_strength_that_is_being_typed(host):
+    told = answered_of(host, of_host={"denoising_strength": None})
+    assert told["line"] == "" and told["said"] == ["denoising_strength is empty, allowed: 0 to 1"]
+
+
+def test_nothing_is_enlarged_where_the_target_is_no_larger(host):
+    assert "no larger than the picture of 512x384 px" in answered_of(host, of_host={"height": 384}, scale=1.0)["line"]
+    assert "own size" in answered_of(host, target_width=512)["line"]
+
+
+@pytest.mark.parametrize("seen", [{"size": None}, {"size": [0, 0]}, {"size": "x"}, {"tab": None, "size": [1]}])
+def test_before_there_is_a_picture(host, seen):
+    assert answered_of(host, seen)["line"] == "no picture yet"
+    assert answered_of(host, seen, overlap=99)["mistakes"]
+
+
+def test_a_folders_pictures(host):
+    """Which nobody has looked at yet. The picture of another tab is not theirs."""
+    said = "each of the folder's pictures to "
+    assert answered_of(host, {"tab": 5})["line"] == f"{said}2x its own size"
+    assert answered_of(host, {"tab": 5}, target_width=1024)["line"] == f"{said}a width of 1024 px"
+    assert answered_of(host, {"tab": 5}, target_width=512, target_height=256)["line"] == f"{said}512x256 px"
+    assert answered_of(host, {"tab": 5}, scale=1.0)["line"] == f"{said}512x512 px, where that is larger"
+    assert answered_of(host, {"tab": 5, "by": True}, {"scale_by": 1.5}, scale=1.0)["line"] == f"{said}1.5x its own size"
+
+
+def test_a_picture_that_nobody_can_draw_is_told(host):
+    assert "the picture is 20000x50 px, allowed: " in " ".join(answered_of(host, {"size": [20000, 50]})["said"])

@@ -80,7 +80,7 @@ def test_there_is_an_axis_for_every_setting_that_a_picture_depends_on(host, plot
     assert {"[DemoFusion] Preset", "[DemoFusion] Scale", "[DemoFusion] Phase sampler"} <= set(labels)
     for name, setting in settings.items():
         axis = option(plot, "Enabled" if name == "enabled" else setting.label)
-        assert type(axis) is OptionTxt2Img  # there is none of us in img2img
+        assert type(axis) is Option  # which both tabs offer
         assert axis.type is (setting.kind if setting.kind in (int, float) else str)
         assert (axis.choices is None) == (setting.kind in (int, float) or setting.is_prompt)
     assert option(plot, "Preset").choices() == list(host.params.BY_NAME["preset"].choices)
@@ -94,7 +94,7 @@ def test_never_twice(host, plot):
     host.our_script()
     assert len(plot.axis_options) == count
     anew = types.ModuleType("xyz_grid.py")
-    anew.AxisOptionTxt2Img, anew.axis_options = OptionTxt2Img, []
+    anew.AxisOption, anew.axis_options = Option, []
     host.scripts.scripts_data[:] = [Data(None, "xyz_grid.py", "", anew)]
     host.our_script()
     assert len(anew.axis_options) == count - 1

@@ -142,5 +142,5 @@ class ScriptRunner:
         self._each("postprocess", p, processed)
 
 
-scripts_txt2img = ScriptRunner()
+scripts_txt2img, scripts_img2img = ScriptRunner(), ScriptRunner()
 """The page's."""

@@ -1,4 +1,4 @@
-"""A txt2img request: the fields of the processing object, each with its default."""
+"""Requests: the fields of the processing objects, each with its default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 
-class StableDiffusionTxt2ImgProcessingAPI(BaseModel):
+class _Request(BaseModel):
     prompt: str | None = ""
     negative_prompt: str | None = ""
     sampler_name: str | None = None
@@ -26,7 +26,20 @@ class StableDiffusionTxt2ImgProcessingAPI(BaseModel):
     s_noise: float | None = None
     override_settings: dict[str, Any] | None = None
     refiner_checkpoint: str | None = None
-    enable_hr: bool | None = False
     sampler_index: str | None = "Euler"
     alwayson_scripts: dict[str, Any] | None = {}
     infotext: str | None = None
+
+
+class StableDiffusionTxt2ImgProcessingAPI(_Request):
+    enable_hr: bool | None = False
+
+
+class StableDiffusionImg2ImgProcessingAPI(_Request):
+    init_images: list[Any] | None = None
+    resize_mode: int | None = 0
+    denoising_strength: float | None = 0.75
+    mask: str | None = None
+    inpainting_fill: int | None = 0
+    inpaint_full_res: bool | None = True
+    inpaint_full_res_padding: int | None = 0
