@@ -196,6 +196,10 @@ def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str
         yield from given.notes(start, plan_of(p, settings))
         if start.settings.rounding(start.picture_lat):
             yield start.settings.rounding(start.picture_lat)
+        if p.refiner_checkpoint_info is not None:
+            yield "the refiner takes no part: it draws in base images, and a picture is given in place of one"
+        if getattr(p, "initial_noise_multiplier", None) not in (None, 1):
+            yield "the noise multiplier for img2img takes no part in the phases"
         return
     drawn = latent_size(p)
     if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):

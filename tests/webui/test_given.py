@@ -320,3 +320,23 @@ def test_evaluations_are_those_that_were_planned(host, sampler):
     settings = host.params.Params.from_names({"enabled": True, "preset": "none", "scale": 3})
     plan = planning.plan_of(p, settings)
     assert sum(len(call.x) for s in outcome.samplings for call in s.calls) == plan.total_evaluations
+
+
+def test_one_request_after_another_of_a_folder(host):
+    """The batch tab puts one picture after the other into the same object."""
+    p = host.of_picture(picture(), {"scale": 2}, denoising_strength=0.3, **{**SIZE, "steps": 2})
+    sizes = []
+    for image in (picture(), picture(96, 64), picture(64, 96, seed=4)):
+        p.init_images = [image]
+        sizes += host.run(p).sizes
+        assert (p.width, p.height) == (SIDE, SIDE)
+    assert sizes == [(128, 128), (192, 128), (128, 192)]
+
+
+def test_what_takes_no_part_is_told(host):
+    host.install("refiner.safetensors", accent=0.5)
+    fields = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5, "initial_noise_multiplier": 1.1}
+    plain = drawn(host, picture(), {"scale": 2}, steps=2)
+    outcome = drawn(host, picture(), {"scale": 2}, steps=2, **fields)
+    assert "the refiner takes no part" in outcome.comments and "the noise multiplier" in outcome.comments
+    assert np.array_equal(outcome.images[0], plain.images[0])
