@@ -25,7 +25,7 @@ live: $(VENV)/ready
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/live
 
 # its page, in the Chromium that is installed; axe-core judges whether everybody can use it. Not part of `test`: neither
-# Chromium nor npm comes with pip. SLOW=3 where the machine is busy: the page has so many times 150 ms to answer
+# Chromium nor npm comes with pip
 ui: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q --no-compile -r tests/ui/requirements.txt
 	npm install --silent --no-audit --no-fund --prefix tests/ui

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .work import KINDS, Part, Speeds, default_speeds
+from .work import DECODED_PX, ENCODED_PX, KINDS, Part, Speeds, default_speeds
 
-TRUST = 0.03
-"""The share of a stretch after which what it shows itself counts as much as what was thought before."""
+OF_VAE = (DECODED_PX, ENCODED_PX)
+TRUST = {kind: 0.3 if kind in OF_VAE else 0.03 for kind in KINDS}
+"""The share of the longest stretch after which what the run shows itself counts as much as what was thought before."""
 ENOUGH = 0.1
 """The share of a stretch that has to have been seen of a run that was stopped."""
 TRUST_S = 0.5
@@ -27,14 +28,25 @@ class Pace:
         self.amounts = dict.fromkeys(KINDS, 0.0)
         self.times = dict.fromkeys(KINDS, 0.0)
         self.largest = dict.fromkeys(KINDS, 0.0)
-        """The longest stretch of each kind, by amount."""
+        """The longest stretch of each kind, by amount: of those that are expected too."""
+        self.seen = dict.fromkeys(KINDS, 0.0)
+
+    def expect(self, parts: Iterable[Part]) -> None:
+        """They are to come."""
+        for part in parts:
+            self.largest[part.kind] = max(self.largest[part.kind], part.amount)
 
     def show(self, part: Part, amount: float, seconds: float) -> None:
-        """So much more of `part` took so many seconds."""
-        self.largest[part.kind] = max(self.largest[part.kind], part.amount)
+        """So much more of `part` took so many seconds.
+
+        Rows are alike. A pixel of a small picture takes less time than one of a large, and counts for less.
+        """
+        self.expect([part])
+        self.seen[part.kind] = max(self.seen[part.kind], part.amount)
         if amount > 0 and seconds > 0:
-            self.amounts[part.kind] += amount
-            self.times[part.kind] += seconds
+            counts = part.amount / self.largest[part.kind] if part.kind in OF_VAE else 1.0
+            self.amounts[part.kind] += counts * amount
+            self.times[part.kind] += counts * seconds
 
     def of(self, kind: str) -> float | None:
         """Seconds of one row or pixel; None where nobody can know."""
@@ -42,7 +54,7 @@ class Pace:
         amount, seconds = self.amounts[kind], self.times[kind]
         if before is None or not amount:
             return before
-        thought = TRUST * self.largest[kind]
+        thought = TRUST[kind] * self.largest[kind]
         return (seconds + thought * before) / (amount + thought)
 
     def _before(self, kind: str) -> float | None:
@@ -69,5 +81,5 @@ class Pace:
 
     def shown(self) -> Mapping[str, float]:
         """Seconds of a row or pixel of each kind of which this run has shown enough to tell the next."""
-        told = [kind for kind in KINDS if self.amounts[kind] > ENOUGH * self.largest[kind]]
+        told = [kind for kind in KINDS if self.amounts[kind] > ENOUGH * self.seen[kind]]
         return {kind: self.times[kind] / self.amounts[kind] for kind in told}

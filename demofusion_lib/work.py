@@ -11,9 +11,10 @@ from .core import Phase
 from .params import LATENT_PX
 from .plan import Plan
 
-ATTENTION_PX = 19_000_000
-"""Where the VAE's one attention, whose work grows with the square of the picture, takes as much as all its convolutions: of
-SD's, 140 TFLOP at 4096 px against 9.5 MFLOP a pixel."""
+ATTENTION_PX = 10_000_000
+"""Where the VAE's one attention, whose work grows with the square of the picture, takes as much as all its convolutions:
+SD 1's on a CPU, measured at 512 px. By operations alone (140 TFLOP at 4096 px against 9.5 MFLOP a pixel) it were twice as many.
+"""
 BASE_ROW, ROW, DECODED_PX, ENCODED_PX = KINDS = ("base_row", "row", "decoded_px", "encoded_px")
 DECODE_ROWS, ENCODE_ROWS = 3.6, 1.6
 """What the VAE takes for a picture of the native size, in rows of the UNet: SD 1's at 512 px, by their operations."""

@@ -34,7 +34,8 @@ def key_tiles(step: Attend, shape: Shape, values: int) -> list[Tile]:
 
 
 VALUE_PRODUCTS = 300
-"""What it takes to read, normalise, copy and write a value, in products of a convolution (measured on a CPU: 250 to 350)."""
+"""What it takes to read, normalise, copy and write a value, in products of a convolution (measured on a CPU: 250 to 350);
+and as much to write a score, find the greatest, exponentiate and add it up."""
 
 
 def step_stretches(step: Step, source: Shape, target: Shape, values: int) -> list[Stretch]:
@@ -45,7 +46,7 @@ def step_stretches(step: Step, source: Shape, target: Shape, values: int) -> lis
         return [(len(sweep_tiles(step, source, target, values)), target.cells * weights + VALUE_PRODUCTS * moved)]
     keys, queries = len(key_tiles(step, source, values)), len(query_tiles(step, source, values))
     square = source.channels * source.channels * source.cells
-    scores = 2 * source.channels * source.cells * source.cells
+    scores = (2 * source.channels + VALUE_PRODUCTS * step.heads) * source.cells**2
     return [(keys, 2 * square + VALUE_PRODUCTS * 2 * source.values), (queries * keys, 2 * square + scores)]
 
 

@@ -106,6 +106,7 @@ class Progress:
         self.evaluations = 0
         self.own = Pace(None, 1)
         """What this picture has shown, for the runs to come."""
+        self.own.expect(self.planned)
         self.number = int(shared.state.job_no)
         self.images = plan.images
         self.image, self.tiles_done = 0, 0.0
@@ -122,6 +123,7 @@ class Progress:
             known = speeds.known(self.model, self.plan.window_lat, self.plan.params.vae)
             self.bar = Bar(Pace(known, self.plan.window_lat[0] * self.plan.window_lat[1] * LATENT_PX**2))
         self.bar.begin(self)
+        self.bar.pace.expect(self.planned)
         shared.state.job_no = Job(self.number, self.bar)
         self._begin(0)
         self._name_phase(1)

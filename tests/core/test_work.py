@@ -46,7 +46,7 @@ def test_the_parts_come_in_the_order_of_the_run() -> None:
 
 def test_attention_grows_with_the_square() -> None:
     assert vae_px(4096, 4096) / 4096**2 == pytest.approx(1 + 4096**2 / ATTENTION_PX)
-    assert vae_px(512, 512) / 512**2 < 1.02
+    assert vae_px(512, 512) / 512**2 < 1.03
 
 
 def test_seconds() -> None:

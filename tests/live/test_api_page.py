@@ -6,12 +6,15 @@ import json
 import shutil
 import subprocess
 import urllib.request
+from statistics import median
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from tests.busy import Watch
 from tests.reads_api import ADDRESS, blocks
 
 from .client import REQUEST, SCRIPT, SETTINGS, Drawing, WebUI
@@ -92,6 +95,18 @@ def test_while_a_picture_is_drawn(webui: WebUI) -> None:
     took = monotonic() - began
     assert webui.progress()["state"]["job_count"] > 0 and took < 3
     drawing.stop("interrupt")
+
+
+def test_within_150_ms(webui: WebUI) -> None:
+    """What the page's line waits for while somebody types: the same room answers both."""
+    plan(webui, SETTINGS)
+    watch, took = Watch(urlsplit(webui.url).port), []
+    for scale in (2, 3, 4, 8) * 3:
+        began = monotonic()
+        assert plan(webui, {"enabled": True, "scale": scale}, width=512, height=512, steps=20).status_code == 200
+        took.append(monotonic() - began)
+    print(f"median {median(took) * 1000:.0f} ms, at most {max(took) * 1000:.0f}, others {watch.share()}")
+    watch.hold(median(took) < 0.15, f"the median of {len(took)} answers took {median(took) * 1000:.0f} ms")
 
 
 @pytest.mark.parametrize("args", [[], [{}], [None], [[]], [True] * 300, "x", ""], ids=str)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from .pages import QUIET, visit
+from .pages import QUIET, WEBUI_URL, visit
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,11 @@ def browser():
         chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def address() -> str:
+    return WEBUI_URL
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from demofusion_lib.vae import Memory, NotFinite, decode, encode
+from demofusion_lib.vae.exact import step_stretches
+from demofusion_lib.vae.program import Attend
+from demofusion_lib.vae.reading import read_decoder
 
 from .support import (
     ROOMY,
@@ -249,6 +252,19 @@ def test_shares_are_of_the_work_not_of_the_tiles() -> None:
     steps = [later - earlier for earlier, later in itertools.pairwise(shares)]
     assert shares[-1] == pytest.approx(1) and min(steps) > 0
     assert max(steps) > 10 * min(steps)
+
+
+@pytest.mark.parametrize(("side_lat", "measured"), [(64, 0.056), (128, 0.19)])
+def test_attentions_share_is_as_measured(side_lat: int, measured: float) -> None:
+    """Of few channels, where a score takes longer to exponentiate than to reckon: the toy's, on a CPU by the clock."""
+    program = read_decoder(toy_vae())
+    shapes = program.shapes(side_lat, side_lat)
+    work = [
+        sum(work for _, work in step_stretches(step, before, after, program.tile_values(64)))
+        for step, before, after in zip(program.steps, shapes, shapes[1:])
+    ]
+    attention = sum(amount for step, amount in zip(program.steps, work) if isinstance(step, Attend))
+    assert attention / sum(work) == pytest.approx(measured, rel=0.25)
 
 
 def test_two_pictures_are_half_the_work_each() -> None:
