@@ -196,10 +196,11 @@ function demofusionTab(name, elements) {
             }
         });
         // the host translates what is added to the page, and not the tooltips that it puts there itself
-        [accordion.querySelector(".label-wrap"), ...accordion.querySelectorAll("[title]")].forEach(function(titled) {
+        const beside = gradioApp().querySelectorAll(`#${name}_demofusion_upscale`);
+        [accordion.querySelector(".label-wrap"), ...accordion.querySelectorAll("[title]"), ...beside].forEach(function(titled) {
             titled.title = (hasLocalization() && getTranslation(titled.title)) || titled.title;
         });
-        accordion.querySelectorAll("button.tool").forEach((button) => button.setAttribute("aria-label", button.title));
+        [...accordion.querySelectorAll("button.tool"), ...beside].forEach((button) => button.setAttribute("aria-label", button.title));
         element("target-lock").setAttribute("aria-pressed", "false");
         const title = accordion.querySelector(".label-wrap > span");
         title.id = `${PREFIX}enabled-label`;

@@ -24,6 +24,7 @@ from .planning import plan_of
 from .progress import Progress
 from .resuming import Saving, resumed
 from .sampling import PhaseInterrupted, PhaseSampler
+from .takeover import Holding
 
 Finished = tuple[int, torch.Tensor]
 """A phase's number, and the latent that it ended with; of phase 1 uncropped."""
@@ -37,6 +38,7 @@ class Climb:
         self.plan = plan_of(p, run.params)
         self.found = resumed(p, self.plan)
         self.saving = Saving(p, self.plan, self._tell)
+        self.holding = Holding(p, self.plan, foreign=run.outer_sample is not None)
         self.progress = Progress(self.plan, p.sd_model)
         if run.batch is None:
             run.batch = window_batch(run.params.window_batch, devices.device)
@@ -52,11 +54,10 @@ class Climb:
             self.lent.callback(self.progress.end)
             if self.given is not None and self.plan.strength == 0:
                 return self._enlarged(self.given)
-            if self.found is not None:
-                first = self._go_on(*self.found)
-            elif self.given is not None:
-                first = 1, self._encoded(self.given)
-            else:
+            done = [self._go_on(*self.found)] if self.found is not None else self._taken_over()
+            if not done and self.given is not None:
+                done = [(1, self._encoded(self.given))]
+            elif not done:
                 base = host_sample()
                 if not stop_pressed():
                     self.progress.base_ended()
@@ -64,15 +65,21 @@ class Climb:
                     # not a finished picture: the host shows and saves it by its own rules
                     self._stopped(0, "interrupted")
                     return base
-                first = 1, base
-            done = self._climb(*first)
-            return self._deliver(done)
+                done = [(1, base)]
+            return self._deliver(self._climb(done))
 
     def _go_on(self, path: str, found: SavedPhase) -> tuple[int, torch.Tensor]:
         """The phase that an earlier run has finished last: what comes before it is not drawn again."""
         self.batch.size = self.batch.size or found.window_batch or None
         self.progress.skip(found.number)
         return found.number, self.saving.go_on(path, found)
+
+    def _taken_over(self) -> list[Finished]:
+        """The phases that earlier runs have finished, as far as they are still held."""
+        taken = self.holding.take()
+        if taken:
+            self._go_on("", taken[-1])
+        return [(phase.number, phase.latent.to(devices.device)) for phase in taken]
 
     def _encoded(self, given: Given) -> torch.Tensor:
         """The pictures in place of phase 1; stopped meanwhile, they are still what the run ends with, and need no latent."""
@@ -98,32 +105,37 @@ class Climb:
         )
         state.processing_has_refined_job_count = True
 
-    def _climb(self, number: int, latent: torch.Tensor) -> list[Finished]:
-        """All phases that could be completed, from the one that is given on."""
-        p = self.p
-        done = [(number, latent)]
+    def _climb(self, done: list[Finished]) -> list[Finished]:
+        """All phases that could be completed, from the last of those that are finished already."""
+        p, taken = self.p, list(done)
+        number, latent = done[-1]
         try:
             if stop_pressed() and latent.is_meta:
                 raise PhaseInterrupted
             devices.test_for_nans(latent, "unet")
             if number == 1:
-                if self.given is None:
-                    latent = centre_crop(latent, *self.plan.base_lat)
+                latent = self._cropped(*done[0])
                 self.saving.begin(latent)
                 self.saving.save(*done[0], self.batch.size)
+                self.holding.hold(*done[0], self.saving.anchor, self.batch.size)
                 # while the model that ended it is loaded: a refiner's VAE may be its own
                 self._keep(1, latent)
+            elif self.found is None:
+                self.saving.save(number, latent, self.batch.size)
             if stop_pressed():
                 raise PhaseInterrupted
             drawer = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
             self.lent.enter_context(drawer.networks())
             self._decode_by_tiles()  # of the model that is loaded now
+            if number > 1 and self.found is None:
+                self._keep_all(taken)
             ahead = self.plan.phases[number - 1 :]
-            climbing = climb(latent, ahead, drawer, enlarge=self._enlarge(*done[0]), anchor=self.saving.anchor)
+            climbing = climb(latent, ahead, drawer, enlarge=self._enlarge(*done[-1]), anchor=self.saving.anchor)
             for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
                 done.append((phase.number, latent))
                 self.saving.save(phase.number, latent, self.batch.size)
+                self.holding.hold(phase.number, latent, self.saving.anchor, self.batch.size)
                 if phase.number == phase.last:
                     break
                 self._keep(phase.number, latent)
@@ -141,6 +153,16 @@ class Climb:
         if self.given is None or number > 1:
             return self.plan.enlarge(self.coder.decode, self.coder.encode)
         return self.plan.enlarge_picture(self.coder.decode, self.coder.encode, latent, self.given.pixels)
+
+    def _cropped(self, number: int, latent: torch.Tensor) -> torch.Tensor:
+        """To the target's shape, which phases are drawn in."""
+        return centre_crop(latent, *self.plan.base_lat) if number == 1 and self.given is None else latent
+
+    def _keep_all(self, taken: list[Finished]) -> None:
+        """What this run would have kept of the phases that it has taken over."""
+        for number, latent in taken:
+            if number <= len(self.plan.phases):
+                self._keep(number, self._cropped(number, latent))
 
     def _keep(self, number: int, latent: torch.Tensor) -> None:
         """The user has a given picture already."""

@@ -24,6 +24,8 @@ from .checkpoints import SDXL, checkpoint
 
 CROP, FILL = 1, 2
 """Of the host's resize modes; the others stretch."""
+THROUGH_VAE = "demofusion_through_vae"
+"""Of a processing object: whether the picture is one of txt2img's gallery, of which no latent is held."""
 NATIVE = {SDXL: 1024}
 NATIVE_OTHER = 512
 """Where the host's settings name no size."""

@@ -51,6 +51,10 @@ OPTIONS = (
         "demofusion_saved_dir", "", "Folder for the latents of finished phases (Save latents)",
         "empty: the folder demofusion beside the pictures", restricted=True,
     ),
+    HELD_MB := Option(
+        "demofusion_held_mb", 256, "Latents of finished phases are held in memory, up to so many MB",
+        "a later run goes on from those that it would draw again; 0: none", 4096, 16,
+    ),
     MAX_SIDE := Option(
         "demofusion_max_side", 0, "Longest side that may be asked for, in pixels",
         "0: any; more is refused on the page and in the API", 16384, 64, restricted=True,

@@ -193,6 +193,8 @@ def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str
     """What is going to be otherwise than the settings might be read."""
     if given.is_given(p):
         start = given.start_of(p, settings)
+        if getattr(p, given.THROUGH_VAE, False):
+            yield "the picture itself goes through the VAE in place of phase 1, as no latent of it is held"
         yield from given.notes(start, plan_of(p, settings))
         if start.settings.rounding(start.picture_lat):
             yield start.settings.rounding(start.picture_lat)

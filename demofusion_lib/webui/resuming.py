@@ -55,7 +55,10 @@ def place_told() -> str:
 
 
 def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
-    """What the pictures of one batch depend on, by the names that the user knows: their infotexts and more."""
+    """What the pictures of one batch depend on, by the names that the user knows: their infotexts and more.
+
+    params: None for what the base images depend on alone.
+    """
     batch = slice(iteration * p.batch_size, (iteration + 1) * p.batch_size)
     prompts, negatives = p.all_prompts[batch], p.all_negative_prompts[batch]
     asked = copy.copy(p)
@@ -73,7 +76,8 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
     parts["Batch size"] = str(p.batch_size)
     parts["Checkpoint"] = f"{p.sd_model.sd_checkpoint_info.name_for_extra} {p.sd_model_hash}"
     parts["precision"] = str(devices.dtype_unet)
-    parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
+    if params is not None:
+        parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
     parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
     if given.is_given(p):  # the infotext tells it from the host's preparation on
         parts |= {
@@ -195,10 +199,11 @@ class Saving:
         self.anchor = statistics(base)
 
     def go_on(self, path: str, found: SavedPhase) -> torch.Tensor:
-        """The latent to go on from, where the host wants it."""
+        """The latent to go on from, where the host wants it. path: empty for one that lay in memory."""
         device = devices.device
         self.anchor = found.mean.to(device), found.deviation.to(device)
-        self.files.add(path)
+        if path:
+            self.files.add(path)
         return found.latent.to(device)
 
     def save(self, number: int, latent: torch.Tensor, window_batch: int | None) -> None:

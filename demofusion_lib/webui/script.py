@@ -8,6 +8,7 @@ from typing import Any
 from modules import errors, scripts
 
 from ..params import SETTINGS, TITLE, Params
+from . import gallery
 from .following import Following
 from .formats import make_savable, name_by_size
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
@@ -63,6 +64,7 @@ class DemoFusionScript(scripts.Script):
     def after_component(self, component: Any, **kwargs: Any) -> None:
         """Of every component of the page, in turn."""
         self.following.made(component)
+        gallery.made(component)
 
     def before_process(self, p: Any, *args: Any) -> None:
         """The host logs what is raised here and goes on, so that an error is kept for `p.sample` to raise."""
@@ -90,9 +92,16 @@ class DemoFusionScript(scripts.Script):
         except Exception as error:
             stop(p, error)
 
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """Of a picture without phases: what it is drawn from is known now."""
+        if run_of(p) is None:
+            takeover().base_begins(p)
+
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         run = run_of(p)
-        if run is not None and run.sampled != p.iteration:
+        if run is None:
+            takeover().base_ended(p, ps.samples)
+        elif run.sampled != p.iteration:
             left_out(p)
 
     def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
@@ -104,10 +113,20 @@ class DemoFusionScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         run = detach(p)
         if run is not None:
+            takeover().name_pictures(p, processed, run.kept.images)
             show_kept(p, processed, run.kept)
             remove_served(p, run)
             make_savable(processed.images)
             leave()
+        else:
+            takeover().name_pictures(p, processed)
+
+
+def takeover() -> Any:
+    """With the first picture, not with the webui."""
+    from . import takeover
+
+    return takeover
 
 
 def before_image_saved(save: Any) -> None:

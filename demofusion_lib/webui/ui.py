@@ -50,7 +50,11 @@ FIRST = ("preset", "scale", *TARGET, "keep_phases")
 """What is always to be seen. The settings' order among the API's arguments is the table's."""
 
 SWITCH, LOCK = "\U000021c5", "\U0001f512"  # the first is the host's own
-TIPS = {"switch": "Switch target width/height", "lock": "Keep the target's aspect ratio while one side is changed"}
+TIPS = {
+    "switch": "Switch target width/height",
+    "lock": "Keep the target's aspect ratio while one side is changed",
+    "enlarge": "Enlarge the selected picture by DemoFusion, as the accordion is set. What is still held of it is not drawn again.",
+}
 
 SET_BY_PRESETS = tuple(s.name for s in SETTINGS if any(s.name in values for values in PRESETS.values()))
 

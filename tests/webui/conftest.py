@@ -201,5 +201,7 @@ def host(bytecode: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(k_diffusion.sampling, "torch", torch)
     extensions = importlib.import_module("modules.gradio_extensons")
     monkeypatch.setattr(gr.components.IOComponent, "__init__", extensions.IOComponent_init)
-    yield Host(load_entry())
+    host = Host(load_entry())
+    host.opts.data["demofusion_held_mb"] = 0  # a test that draws twice means it
+    yield host
     forget_modules()
