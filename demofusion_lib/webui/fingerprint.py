@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import shared
+from modules import sd_samplers, sd_schedulers, shared
 from PIL import Image
 
 from ..params import SETTINGS
 from ..plan import Plan
+from .choices import AUTOMATIC
 from .kept import PHASE_KEY
 from .notes import NOTE_KEY, STOPPED_KEY
 from .prompts import styled_negative, styled_prompt
@@ -83,7 +84,7 @@ def _feed(digest: Any, value: Any, depth: int = 0) -> None:
 def of_base(p: Any, told: Mapping[str, Any]) -> str:
     """Of the base images of the batch `p.iteration`, before they are sampled. told: what is told of them by then, beside
     ours. Raises Unknown."""
-    return digest_of(made_of(p, None, p.iteration), told, _fields(p), _options(), _others(p))
+    return digest_of(_told(p), told, _fields(p), _options(), _others(p))
 
 
 def of_phases(p: Any, plan: Plan) -> str:
@@ -95,7 +96,7 @@ def of_phases(p: Any, plan: Plan) -> str:
     if params.enlarge == "pixels":
         settings["vae"] = params.vae
     prompts = styled_prompt(p, params), styled_negative(p, params)
-    return digest_of(settings, prompts, made_of(p, None, p.iteration), _fields(p), _options(), _others(p))
+    return digest_of(settings, prompts, _told(p), _fields(p), _options(), _others(p))
 
 
 def size_of_phase(p: Any, plan: Plan, number: int) -> tuple[Any, ...]:
@@ -107,6 +108,17 @@ def size_of_phase(p: Any, plan: Plan, number: int) -> tuple[Any, ...]:
     return (plan.base_lat, phase.number, phase.scale, phase.height_lat, phase.width_lat, phase.dilation, told)
 
 
+def _told(p: Any) -> dict[str, str]:
+    """What the infotexts tell, in one wording: an automatic schedule is told only once it has been made."""
+    told = made_of(p, None, p.iteration)
+    schedule = p.scheduler or AUTOMATIC
+    if schedule == AUTOMATIC:
+        config = sd_samplers.find_sampler_config(p.sampler_name)
+        schedule = (config.options if config else {}).get("scheduler") or AUTOMATIC
+    found = sd_schedulers.schedulers_map.get(schedule)
+    return {**told, "Schedule type": found.label if found else schedule, "CFG scale": str(float(p.cfg_scale))}
+
+
 def _fields(p: Any) -> dict[str, Any]:
     """Of what the host has no infotext for before it samples, and what others have set on the object."""
     refiner = p.refiner_checkpoint_info
@@ -115,7 +127,7 @@ def _fields(p: Any) -> dict[str, Any]:
     return {
         "refiner": [refiner.name_for_extra, getattr(refiner, "shorthash", ""), p.refiner_switch_at] if refiner else None,
         "tiling": bool(p.tiling),
-        "seed resize": [p.seed_resize_from_w, p.seed_resize_from_h],
+        "seed resize": [max(p.seed_resize_from_w, 0), max(p.seed_resize_from_h, 0)],
         "networks": not p.disable_extra_networks,
         "schedule": None if p.sampler_noise_scheduler_override is None else "another",
         **{name: value for name, value in more.items() if isinstance(value, (bool, int, float, str))},

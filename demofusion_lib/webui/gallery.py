@@ -142,11 +142,11 @@ def as_told(p: Any, told: Mapping[str, Any]) -> None:
     p.restore_faces = "Face restoration" in told
     p.refiner_checkpoint = told.get("Refiner")
     fields = {
-        "steps": ("Steps", int, p.steps), "cfg_scale": ("CFG scale", float, p.cfg_scale), "seed": ("Seed", int, -1),
+        "steps": ("Steps", int, p.steps), "cfg_scale": ("CFG scale", number, p.cfg_scale), "seed": ("Seed", int, -1),
         "width": ("Size-1", int, p.width), "height": ("Size-2", int, p.height),
-        "subseed": ("Variation seed", int, -1), "subseed_strength": ("Variation seed strength", float, 0.0),
+        "subseed": ("Variation seed", int, -1), "subseed_strength": ("Variation seed strength", number, 0),
         "seed_resize_from_w": ("Seed resize from-1", int, 0), "seed_resize_from_h": ("Seed resize from-2", int, 0),
-        "refiner_switch_at": ("Refiner switch at", float, None),
+        "refiner_switch_at": ("Refiner switch at", number, None),
     }  # fmt: skip
     try:
         for field, (key, kind, default) in fields.items():
@@ -158,6 +158,11 @@ def as_told(p: Any, told: Mapping[str, Any]) -> None:
     wanted = p.override_settings.get("sd_model_checkpoint")
     if wanted is not None and sd_models.checkpoint_aliases.get(wanted) is None:
         raise Refused(f"the selected picture's model {told.get('Model', wanted)} is not there")
+
+
+def number(text: str) -> float:
+    """As the infotext has it, which the picture's own shall be again."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 def switch_on(p: Any) -> Params:
