@@ -42,8 +42,9 @@ CLOCKS = {"thread": 1, "wall": 0}
 REQUEST = {
     "prompt": "a red disc", "negative_prompt": "", "seed": 5, "steps": 20, "sampler_name": "Euler",
     "scheduler": "Automatic", "cfg_scale": 3, "send_images": False, "save_images": False,
+    "override_settings": {"demofusion_held_mb": 0},
 }  # fmt: skip
-"""Of the toy; width and height come with the command."""
+"""Of the toy; width and height come with the command. Nothing is held, so that all is drawn each time."""
 
 
 @dataclass(frozen=True)

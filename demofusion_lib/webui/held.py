@@ -55,6 +55,9 @@ class Store:
         return sum(held.bytes for held in self.phases.values())
 
     def put(self, key: str, held: Held) -> None:
+        """One that has no room at all drives nothing out."""
+        if held.bytes > most_bytes():
+            return
         self.phases[key] = held
         self.phases.move_to_end(key)
         self.trim()

@@ -24,6 +24,7 @@ URL = os.environ.get("WEBUI_URL", "http://127.0.0.1:7861")
 SCHEDULED = ("Euler", "Euler a", "DPM++ 2M", "DPM++ SDE")
 TINY = ("tiny-sd1", "tiny-sdxl")
 OPTIONS = {
+    "demofusion_held_mb": 0,  # a test that draws the same twice means it
     "show_progress_type": "Approx cheap",  # the default preview needs a model of its own
     "emphasis": "No norm",  # the default divides by the encoded prompt's mean, which is 0 in an untrained encoder
     "CLIP_stop_at_last_layers": 1, "always_discard_next_to_last_sigma": False, "batch_cond_uncond": True,
