@@ -20,15 +20,18 @@ from PIL import Image
 from bench.quality.drawn import Studio
 from bench.quality.measures import BANDS, band_levels, psnr, shrunk
 from bench.quality.rows import BY_NAME, GUIDANCE, Case, Subject
+from bench.quality.upscale_script import upscaled
 from demofusion_lib.params import Params
 from demofusion_lib.standalone.decoding import pixels_of, to_image
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.models import choose_device, load_model
 from demofusion_lib.standalone.toy import TOY
 from lab.detector import find_objects, shows_one
+from tests.live.client import WebUI
 
 CASE = Case("square", 2)
 TRUTH, BICUBIC, TILES = "truth", "bicubic", "tiles from t = 401"
+SCRIPT = "SD upscale "
 STRENGTHS = (1.0, 0.5, 0.3, 0.1, 0.7)
 UPPER = ("1/8-1/4", "1/4-1/2")
 """Of the bands, those that a picture enlarged twice lacks."""
@@ -60,8 +63,13 @@ def row_names(strengths: Sequence[float]) -> list[str]:
     return [TRUTH, BICUBIC, *(f"strength {value:g}" for value in strengths), TILES]
 
 
-def drawn(studio: Studio, name: str, given: torch.Tensor, latent: torch.Tensor, subject: Subject) -> torch.Tensor:
+def drawn(
+    studio: Studio, name: str, given: torch.Tensor, latent: torch.Tensor, subject: Subject, webui: WebUI | None = None
+) -> torch.Tensor:
     """One row's picture."""
+    if name.startswith(SCRIPT):
+        assert webui is not None
+        return upscaled(webui, given, CASE, subject, float(name.removeprefix(SCRIPT)))
     if name == TRUTH:
         return studio.true(CASE, [subject], CASE.scale)[0]
     if name == BICUBIC:
@@ -71,7 +79,9 @@ def drawn(studio: Studio, name: str, given: torch.Tensor, latent: torch.Tensor, 
     return enlarged(studio, given, subject, float(name.split()[1]))
 
 
-def measure(studio: Studio, out: Path, images: int, names: Sequence[str]) -> dict[str, dict[str, Figures]]:
+def measure(
+    studio: Studio, out: Path, images: int, names: Sequence[str], webui: WebUI | None = None
+) -> dict[str, dict[str, Figures]]:
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for number in range(images):
@@ -83,7 +93,7 @@ def measure(studio: Studio, out: Path, images: int, names: Sequence[str]) -> dic
         given = studio.decode(latent)[0]
         to_image(given * 2 - 1).save(out / f"{number}-given.png")
         for name in missing:
-            picture = drawn(studio, name, given, latent, subject)
+            picture = drawn(studio, name, given, latent, subject, webui)
             results.setdefault(name, {})[str(number)] = figures(picture, given)
             to_image(picture * 2 - 1).save(out / f"{number}-{name.replace(' ', '-')}.png")
             file.write_text(json.dumps(results))
@@ -133,13 +143,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--sheet", type=int, metavar="N", help="show picture N's bicubic and the strengths side by side"
     )
+    parser.add_argument("--url", help="a running webui, whose script SD upscale draws rows at --script-strengths")
+    parser.add_argument("--script-strengths", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     names = [name for name in row_names(args.strengths) if not (args.no_tiles and name == TILES)]
+    of_script = [f"{SCRIPT}{value:g}" for value in args.script_strengths] if args.url else []
+    names += of_script
     studio = Studio(load_model(TOY, choose_device(args.device), torch.float32))
-    results = measure(studio, args.out, args.images, names)
-    shown = [TRUTH, BICUBIC, *(f"strength {value:g}" for value in sorted(args.strengths)), TILES]
+    results = measure(studio, args.out, args.images, names, WebUI(args.url) if args.url else None)
+    shown = [TRUTH, BICUBIC, *(f"strength {value:g}" for value in sorted(args.strengths)), TILES, *of_script]
     if args.sheet is not None:
         sheet(args.out, args.sheet, [BICUBIC, *(f"strength {value:g}" for value in sorted(args.strengths))])
     (args.out / "table.md").write_text(table(results, shown), encoding="utf-8")
