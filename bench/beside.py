@@ -89,6 +89,7 @@ def ways(width: int, height: int, scale: int, untouched: bool = False) -> dict[s
     return {
         "its own": other(scale, *(PAGE if untouched else (window, window // 2))),
         "paper": enlarging({"preset": "paper", "scale": scale}),
+        "fine": enlarging({"preset": "fine", "scale": scale}),
         "fast": enlarging({"preset": "fast", "scale": scale}),
     }
 

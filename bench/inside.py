@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from time import perf_counter, sleep, thread_time
 from typing import Any, ClassVar
 
@@ -81,8 +82,8 @@ class Patches:
 
 
 def ours(name: str) -> Any:
-    """A module of the extension: the webui has loaded it, and forgotten where from."""
-    return sys.modules[f"{OURS}.{name}"]
+    """A module of the extension, which loads some with its first picture only."""
+    return import_module(f"{OURS}.{name}")
 
 
 def inner_models() -> list[type]:
