@@ -133,7 +133,7 @@ def written(bench: Bench) -> Iterator[str]:
         f"One thread of a CPU, torch {torch.__version__}, the toy (native "
         f"{bench.model.native_px} px, a base image of {bench.steps} Euler steps, guidance 3, window batch 16), "
         f"{bench.rounds} rounds in turn; the least disturbed counts, of ratios the median. `make bench` draws it anew. A unit "
-        "is one base image: its rows, or its time in the UNet; times are in base images."
+        f"is one base image: its rows, or its {bench.base:.2f} s in the UNet; times are in base images."
     )
     yield ""
     yield "## Units and time"
