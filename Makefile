@@ -7,8 +7,8 @@ LATEST := .venv-latest
 
 .PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside clean
 
-test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live --ignore=tests/ui
+test: $(VENV)/ready $(VENV)/browser
+	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -24,11 +24,8 @@ test-latest: $(LATEST)/ready
 live: $(VENV)/ready
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/live
 
-# its page, in the Chromium that is installed; axe-core judges whether everybody can use it. Not part of `test`: neither
-# Chromium nor npm comes with pip
-ui: $(VENV)/ready
-	$(VENV)/bin/python -m pip install -q --no-compile -r tests/ui/requirements.txt
-	npm install --silent --no-audit --no-fund --prefix tests/ui
+# and its page, in Chromium; axe-core judges whether everybody can use it. What needs no webui of it is in `test` too
+ui: $(VENV)/ready $(VENV)/browser
 	WEBUI_URL=$(WEBUI_URL) $(VENV)/bin/python -m pytest -q tests/ui
 
 # the toy model at four times its size; pictures in out/demo
@@ -81,6 +78,12 @@ $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --no-compile -r tests/requirements.txt
 	$(VENV)/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
+# the machine's Chromium, or else one by npm
+$(VENV)/browser: $(VENV)/ready tests/ui/requirements.txt tests/ui/browser.py
+	$(VENV)/bin/python -m pip install -q --no-compile --no-deps -r tests/ui/requirements.txt
+	$(VENV)/bin/python -m tests.ui.browser
 	touch $@
 
 $(LATEST)/ready: tests/requirements.txt

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from playwright.sync_api import Page, expect
 
-WEBUI_URL = os.environ.get("WEBUI_URL", "http://127.0.0.1:7861")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+]  # fmt: skip
+"""Nothing from elsewhere is asked for: gradio's page would wait for fonts."""
 GROUPS = ("phases", "method", "windows", "memory")
 
 
-def visit(page: Page, query: str = "") -> None:
-    page.goto(urljoin(WEBUI_URL, query), wait_until="domcontentloaded")
+def visit(page: Page, query: str = "/") -> None:
+    page.goto(query, wait_until="domcontentloaded")
     page.wait_for_function("typeof gradio_config !== 'undefined' && document.querySelector('#demofusion_scale[title]')")
-    page.wait_for_timeout(2000)  # the host goes on building the page for a while
+    if not page.locator("body[data-ready]").count():
+        page.wait_for_timeout(2000)  # the host goes on building the page for a while
 
 
 def number(page: Page, element: str, value: str) -> None:
@@ -47,7 +48,7 @@ def generate(page: Page) -> None:
 
 
 def picture(page: Page) -> bytes:
-    return urlopen(urljoin(WEBUI_URL, page.locator("#txt2img_gallery img").first.get_attribute("src"))).read()
+    return urlopen(urljoin(page.url, page.locator("#txt2img_gallery img").first.get_attribute("src"))).read()
 
 
 def open_groups(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from demofusion_lib.params import SETTINGS
@@ -9,6 +10,7 @@ from demofusion_lib.params import SETTINGS
 from .pages import choose, generate, number, open_groups, picture, prepare, tick
 
 
+@pytest.mark.page
 def test_every_setting_has_a_tooltip(page: Page) -> None:
     titles = page.evaluate(
         "() => [...document.querySelectorAll('[id^=demofusion_]')].filter(e => /^demofusion_[a-z0-9_]+$/.test(e.id))"
@@ -46,17 +48,26 @@ def test_reading_generation_parameters_brings_the_same_picture(page: Page) -> No
     assert picture(page) == first
 
 
-def test_a_preset_sets_what_it_says(page: Page) -> None:
-    """And a setting that is changed after it counts; a picture's infotext brings both back."""
+def fast(page: Page) -> None:
     prepare(page)
     tick(page)
     open_groups(page)
     number(page, "demofusion_blur", "1.2")
     choose(page, "demofusion_preset", "fast")
+
+
+@pytest.mark.page
+def test_a_preset_sets_what_it_says(page: Page) -> None:
+    fast(page)
     expect(page.locator("#demofusion_start input[type=number]")).to_have_value("601")
     expect(page.locator("#demofusion_residual input[value=x0]")).to_be_checked()
     expect(page.locator("#demofusion_dilated input")).not_to_be_checked()
     expect(page.locator("#demofusion_blur input[type=number]")).to_have_value("1.2")  # no preset sets it
+
+
+def test_what_is_changed_after_a_preset_counts(page: Page) -> None:
+    """And a picture's infotext brings both back."""
+    fast(page)
     generate(page)
     infotext = page.locator("#html_info_txt2img").first.inner_text()
     assert (
