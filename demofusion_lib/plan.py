@@ -19,6 +19,7 @@ from .core import (
     Guidance,
     InLatent,
     InPixels,
+    Paste,
     Phase,
     PhaseEngine,
     PhaseFusion,
@@ -56,6 +57,8 @@ class Plan:
     wrap: seamless pictures.
     picture_lat: `(height, width)` of the part of a given picture that is enlarged, None where a base image is drawn. Then
     `drawn_lat` is the model's native size, of which the windows' size is found. strength: how far to depart from it, 0 to 1.
+    masked_levels: the timesteps of phase 1's evaluations, where part of the picture stays as it is: what is drawn of it is drawn
+    at its own size first. None: it is all drawn, and in the phases alone.
 
     Raises SettingsError for a target that can't be reached.
     """
@@ -73,6 +76,7 @@ class Plan:
     passes_of_phases: int = 0
     picture_lat: tuple[int, int] | None = None
     strength: float = 1.0
+    masked_levels: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         _ = self.climb
@@ -159,7 +163,20 @@ class Plan:
     @property
     def base_evaluations(self) -> int:
         """Rows that the model is given in phase 1."""
-        return 0 if self.picture_lat is not None else self.unit_evaluations
+        if self.picture_lat is None:
+            return self.unit_evaluations
+        return self.images * self.passes * len(self.masked_levels or ()) if self.strength > 0 else 0
+
+    @property
+    def masked(self) -> bool:
+        return self.masked_levels is not None
+
+    @property
+    def first_steps(self) -> int:
+        """Of phase 1."""
+        if self.picture_lat is None:
+            return self.steps
+        return min(len(self.masked_levels or ()), self.steps) if self.strength > 0 else 0
 
     @cached_property
     def phase_levels(self) -> Sequence[float]:
@@ -224,13 +241,13 @@ class Plan:
             params.guiding if guided else UNGUIDED,
         )  # fmt: skip
 
-    def enlarge(self, decode: Code, encode: Code) -> Enlarge:
-        """How a phase gets what the one before ended with. decode, encode: the host's, of one picture (`core.InPixels`)."""
-        return self._enlargement(decode, encode)
+    def enlarge(self, decode: Code, encode: Code, paste: Paste | None = None) -> Enlarge:
+        """How a phase gets what the one before ended with. decode, encode, paste: the host's, of one picture (`core.InPixels`)."""
+        return self._enlargement(decode, encode, paste)
 
-    def _enlargement(self, decode: Code, encode: Code) -> InLatent | InPixels:
+    def _enlargement(self, decode: Code, encode: Code, paste: Paste | None = None) -> InLatent | InPixels:
         if self.params.enlarge == "pixels":
-            return InPixels(decode, encode, LATENT_PX, self.wrap)
+            return InPixels(decode, encode, LATENT_PX, self.wrap, paste)
         return InLatent(self.wrap)
 
     def enlarge_picture(self, decode: Code, encode: Code, base: torch.Tensor, picture: torch.Tensor) -> Enlarge:
@@ -245,7 +262,8 @@ class Plan:
         if not self.phases:
             yield "nothing is drawn, as the picture is as large as the target"
         elif self.strength == 0:
-            yield "nothing is drawn, as the strength is 0: the picture is enlarged by bicubic interpolation"
+            how = "as it would be pasted" if self.masked else "by bicubic interpolation"
+            yield f"nothing is drawn, as the strength is 0: the picture is enlarged {how}"
         elif window[0] * window[1] > part[0] * part[1]:
             yield f"the picture is below the model's size and is drawn at {size_text(*window)} first"
         elif window != part:
@@ -270,7 +288,7 @@ class Plan:
     def report(self) -> dict[str, Any]:
         """For a reader: `phases` from the base image on, and `units`."""
         height, width = self.first_lat
-        drawn = int(self.picture_lat is None)
+        drawn = int(self.base_evaluations > 0)
         base = {"phase": 1, "width": width * LATENT_PX, "height": height * LATENT_PX, "windows": drawn, "sub_images": 0}
         phases = [{**base, "evaluations": self.base_evaluations}]
         for phase in self.phases:

@@ -86,17 +86,19 @@ def _parts(plan: Plan) -> Iterator[Part]:
     """Pictures between phases go through the VAE one by one, decoded and encoded; those that are shown, all of a batch.
 
     A given picture is encoded in place of the base image, once for all of a batch, and never decoded; at strength 0 it is all
-    there is.
+    there is. Behind a mask it is encoded before phase 1, which draws.
     """
     given = plan.picture_lat is not None
-    yield Part(BASE_ROW, 1, plan.base_evaluations, _px(plan.first_lat))
+    yield Part(BASE_ROW, 1, 0 if plan.masked else plan.base_evaluations, _px(plan.first_lat))
     size_px = _px(plan.first_lat if given else plan.base_lat)
     if plan.strength == 0:
         return
     if given:
         yield encode_part(1, size_px)
+    if plan.masked:
+        yield Part(BASE_ROW, 1, plan.base_evaluations, size_px)
     for number, phase in enumerate(plan.phases, start=1):
-        known = given and number == 1
+        known = given and not plan.masked and number == 1
         if plan.params.keep_phases and not known:
             yield decode_part(number, size_px, plan.images)
         before_px, size_px = size_px, _px((phase.height_lat, phase.width_lat))
@@ -104,7 +106,7 @@ def _parts(plan: Plan) -> Iterator[Part]:
             encode = encode_part(phase.number, size_px)
             yield from [encode] if known else [decode_part(phase.number, before_px), encode] * plan.images
         yield Part(ROW, phase.number, plan.evaluations(phase), size_px)
-    if plan.phases or not given:
+    if plan.phases or plan.masked or not given:
         yield decode_part(_last(plan.phases), size_px, plan.images)
 
 

@@ -2,7 +2,7 @@
 
 from .batching import WindowBatch, is_out_of_memory
 from .engine import PhaseEngine
-from .enlarging import ENLARGEMENTS, FromPicture, InLatent, InPixels
+from .enlarging import ENLARGEMENTS, FromPicture, InLatent, InPixels, Paste
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
 from .fusion import PhaseFusion, Predict, gaussian_blur
@@ -23,7 +23,7 @@ from .phases import (
     upsample,
     with_statistics,
 )
-from .picture import Strength, held, picture_part, plan_picture, window_size
+from .picture import NEAR_NATIVE, Strength, held, picture_part, plan_picture, window_size
 from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
 from .solvers import CORRECTED, LEAST_STEPS, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
@@ -36,6 +36,7 @@ __all__ = [
     "ENLARGEMENTS",
     "GUIDANCES",
     "LEAST_STEPS",
+    "NEAR_NATIVE",
     "PLANS",
     "RESIDUALS",
     "SOLVERS",
@@ -49,6 +50,7 @@ __all__ = [
     "Layout",
     "Low",
     "NotFiniteError",
+    "Paste",
     "Phase",
     "PhaseEngine",
     "PhaseFusion",

@@ -14,6 +14,8 @@ ENLARGEMENTS = ("latent", "pixels")
 
 Code = Callable[[torch.Tensor], torch.Tensor]
 """From latents to pictures or back."""
+Paste = Callable[[torch.Tensor, int], torch.Tensor]
+"""`paste(picture, image)`: of the enlarged picture `(1, 3, height, width)` of one image of a batch, what a phase begins with."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,24 @@ class InPixels:
     """Cubics across pixels, one picture at a time.
 
     decode: of `(1, 4, h, w)` the picture `(1, 3, cell h, cell w)` in [-1, 1]; encode: back again, without chance.
-    cell_px: pixels to a cell. wrap: edges go on at the opposite ones.
+    cell_px: pixels to a cell. wrap: edges go on at the opposite ones. paste: of pictures that are known in part.
     """
 
     decode: Code
     encode: Code
     cell_px: int
     wrap: bool = False
+    paste: Paste | None = None
 
     def __call__(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
-        return torch.cat([self._one(one[None], height_lat, width_lat) for one in latent])
+        return torch.cat([self._one(one[None], i, height_lat, width_lat) for i, one in enumerate(latent)])
 
-    def _one(self, latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+    def _one(self, latent: torch.Tensor, image: int, height_lat: int, width_lat: int) -> torch.Tensor:
         picture = self.decode(latent).float().clamp_(-1, 1)
         larger = upsample(picture, height_lat * self.cell_px, width_lat * self.cell_px, wrap=self.wrap)
         del picture
-        return self.encode(larger.clamp_(-1, 1)).to(latent)
+        larger = larger.clamp_(-1, 1)
+        return self.encode(larger if self.paste is None else self.paste(larger, image)).to(latent)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def climb(
     *,
     enlarge: Enlarge | None = None,
     anchor: tuple[torch.Tensor, torch.Tensor] | None = None,
+    blend: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[Phase, torch.Tensor]]:
     """Runs the phases and yields each with its finished latent, `(batch, channels, height, width)`.
 
@@ -155,10 +156,12 @@ def climb(
     enlarged and as it was, and returns the denoised one, which is then brought back to phase 1's mean and deviation.
     enlarge: bicubic on the latent itself if None (`upsample`); see `enlarging`.
     anchor: phase 1's `statistics`, where `base` is what a later phase ended with and `phases` are those after it.
+    blend: `blend(latent, previous)` is what a phase ends with, where part of the picture is to stay as it was.
     """
     anchor = anchor or statistics(base)
     latent, enlarge = base, enlarge or upsample
     for phase in phases:
         previous = enlarge(latent, phase.height_lat, phase.width_lat)
         latent = with_statistics(denoise_phase(phase, previous, latent), *anchor)
+        latent = latent if blend is None else blend(latent, previous)
         yield phase, latent

@@ -16,9 +16,22 @@ MAX_STEPS = 1000
 """As many as a model has timesteps."""
 
 
-def check_model(sd_model: Any) -> None:
+def check_model(sd_model: Any, given: bool = False) -> None:
+    """given: whether it is to draw from a picture. Raises SettingsError."""
     if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", 4) != 4:
         raise SettingsError("the model is Stable Diffusion 3, allowed: SD 1.x, SD 2.x and SDXL checkpoints")
+    told = _told_of_picture(sd_model) if given else ""
+    if told:
+        raise SettingsError(
+            f"the model is {told}, allowed on img2img: checkpoints without conditions of the whole picture"
+        )
+
+
+def _told_of_picture(sd_model: Any) -> str:
+    """What a model is called that is told of more of a picture than its mask, which would have to be made for each phase."""
+    if getattr(sd_model, "cond_stage_key", None) == "edit":
+        return "InstructPix2Pix"
+    return "depth2img" if getattr(sd_model, "depth_model", None) is not None else ""
 
 
 def ancestral_eta(p: Any, sampler: Any) -> float:

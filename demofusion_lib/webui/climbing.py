@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import torch
-from modules import devices, errors, shared
+from modules import devices, errors, rng, shared
 from modules.processing import DecodedSamples, decode_latent_batch
 
 from ..core import Enlarge, NotFiniteError, WindowBatch, centre_crop, climb
@@ -19,6 +19,7 @@ from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
 from .given import Given, is_given, start_of
 from .kept import end_with, keep_images
+from .masks import Masked, is_inpainting
 from .notes import STOPPED_KEY, tell, untell
 from .planning import plan_of
 from .progress import Progress
@@ -46,6 +47,7 @@ class Climb:
         self.tiles: TiledDecode | None = None
         self.stops: list[str] = []
         self.given = Given(p, start_of(p, run.params), self.plan) if is_given(p) else None
+        self.mask: Masked | None = self.given.mask if self.given else None
         self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
 
     def sample(self, host_sample: Any) -> Any:
@@ -55,18 +57,30 @@ class Climb:
             if self.given is not None and self.plan.strength == 0:
                 return self._enlarged(self.given)
             done = [self._go_on(*self.found)] if self.found is not None else self._taken_over()
-            if not done and self.given is not None:
-                done = [(1, self._encoded(self.given))]
-            elif not done:
-                base = host_sample()
-                if not stop_pressed():
-                    self.progress.base_ended()
-                if stop_pressed() and base is self.p.sampler.last_latent:
-                    # not a finished picture: the host shows and saves it by its own rules
+            if not done:
+                base, finished = self._first(host_sample)
+                if not finished:
+                    # not a picture: the host shows and saves it by its own rules
                     self._stopped(0, "interrupted")
                     return base
                 done = [(1, base)]
             return self._deliver(self._climb(done))
+
+    def _first(self, host_sample: Any) -> tuple[Any, bool]:
+        """What phase 1 ends with, and whether it is finished."""
+        if self.given is None:
+            base = host_sample()
+            if not stop_pressed():
+                self.progress.base_ended()
+            return base, not (stop_pressed() and base is self.p.sampler.last_latent)
+        base = self._encoded(self.given)
+        if self.mask is None or base.is_meta:
+            return base, True
+        base = self._drawn_behind(self.mask, base, host_sample)
+        if stop_pressed():
+            self.mask.place(*size_px(base))
+            self.mask.take_back()
+        return base, not stop_pressed()
 
     def _go_on(self, path: str, found: SavedPhase) -> tuple[int, torch.Tensor]:
         """The phase that an earlier run has finished last: what comes before it is not drawn again."""
@@ -88,10 +102,44 @@ class Climb:
             return given.latent(self.coder.encode)
         return torch.empty(self.plan.images, LATENT_CHANNELS, *self.plan.first_lat, device="meta")
 
+    def _drawn_behind(self, mask: Masked, latent: torch.Tensor, host_sample: Any) -> Any:
+        """Phase 1 of a given picture behind a mask: as the host itself inpaints it. latent: its own, which stays outside."""
+        p, size_lat = self.p, (latent.shape[-2], latent.shape[-1])
+        p.init_latent = latent
+        mask.lend(mask.latent(*size_lat))
+        p.image_conditioning = self._condition(latent)
+        p.rng = rng.ImageRNG(
+            latent.shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
+            seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
+        )  # fmt: skip
+        with self.progress.drawing_first():
+            return host_sample(**self._told_size(size_lat))
+
+    def _told_size(self, size_lat: tuple[int, int]) -> dict[str, Any]:
+        """SDXL's conditions for another size than the picture's."""
+        p, before = self.p, (self.p.height, self.p.width)
+        size = size_lat[0] * LATENT_PX, size_lat[1] * LATENT_PX
+        if not p.sd_model.is_sdxl or size == before:
+            return {}
+        p.height, p.width = size
+        try:
+            p.setup_conds()
+        finally:
+            p.height, p.width = before
+        return {"conditioning": p.c, "unconditional_conditioning": p.uc}
+
+    def _condition(self, latent: torch.Tensor) -> torch.Tensor:
+        """Of a sampling as large as `latent`, for models that are told of the mask."""
+        if self.mask is None or not is_inpainting(self.p.sd_model):
+            return latent.new_zeros(len(latent), 5, 1, 1)
+        return self.mask.condition((latent.shape[-2], latent.shape[-1]), self.coder.encode, latent)
+
     def _enlarged(self, given: Given) -> DecodedSamples:
         """At strength 0: no latent, no model."""
-        last = self.plan.phases[-1]
-        return self._delivered(last.number, DecodedSamples(given.enlarged(last.height_lat, last.width_lat)))
+        number, size_lat = 1, self.plan.first_lat
+        for last in self.plan.phases[-1:]:
+            number, size_lat = last.number, (last.height_lat, last.width_lat)
+        return self._delivered(number, DecodedSamples(given.enlarged(*size_lat)))
 
     def _announce(self) -> None:
         """Tells the host's console how many steps there are to do, once a run. `job_count` stays the number of pictures."""
@@ -99,7 +147,7 @@ class Climb:
         self.progress.begin()
         if state.processing_has_refined_job_count or self.p.iteration > 0:
             return
-        base_steps = self.p.steps if self.given is None else 0
+        base_steps = self.plan.first_steps
         shared.total_tqdm.updateTotal(
             max(state.job_count, 1) * (base_steps + len(self.plan.phases) * self.plan.phase_steps)
         )
@@ -124,13 +172,15 @@ class Climb:
                 self.saving.save(number, latent, self.batch.size)
             if stop_pressed():
                 raise PhaseInterrupted
-            drawer = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell)
+            drawer = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell, self.mask, self._condition)
             self.lent.enter_context(drawer.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             if number > 1 and self.found is None:
                 self._keep_all(taken)
             ahead = self.plan.phases[number - 1 :]
-            climbing = climb(latent, ahead, drawer, enlarge=self._enlarge(*done[-1]), anchor=self.saving.anchor)
+            blend = None if self.mask is None else drawer.blended
+            enlarge = self._enlarge(*done[-1])
+            climbing = climb(latent, ahead, drawer, enlarge=enlarge, anchor=self.saving.anchor, blend=blend)
             for phase, latent in climbing:
                 devices.test_for_nans(latent, "unet")
                 done.append((phase.number, latent))
@@ -150,6 +200,8 @@ class Climb:
 
     def _enlarge(self, number: int, latent: torch.Tensor) -> Enlarge:
         """number, latent: of the phase that the climb begins with."""
+        if self.mask is not None:
+            return self._enlarge_behind(self.mask)
         if self.given is None or number > 1:
             return self.plan.enlarge(self.coder.decode, self.coder.encode)
         return self.plan.enlarge_picture(self.coder.decode, self.coder.encode, latent, self.given.pixels)
@@ -164,11 +216,28 @@ class Climb:
             if number <= len(self.plan.phases):
                 self._keep(number, self._cropped(number, latent))
 
+    def _enlarge_behind(self, mask: Masked) -> Enlarge:
+        """What is outside of the mask is the given picture, enlarged in one go."""
+        enlarge = self.plan.enlarge(self.coder.decode, self.coder.encode, mask.paste)
+        if self.plan.params.enlarge == "pixels" or self.given is None:
+            return enlarge
+        known = self.given.latent(self.coder.encode) if self.found is not None else self.p.init_latent
+
+        def in_latent(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+            outside, inside = (enlarge(each, height_lat, width_lat) for each in (known, latent))
+            return torch.lerp(outside, inside, mask.latent(height_lat, width_lat).to(inside))
+
+        return in_latent
+
     def _keep(self, number: int, latent: torch.Tensor) -> None:
-        """The user has a given picture already."""
-        if self.plan.params.keep_phases and not (self.given and number == 1):
+        """The user has a given picture already, unless part of it has been drawn."""
+        if number == len(self.plan.phases) + 1:
+            return
+        if self.plan.params.keep_phases and not (self.given and not self.mask and number == 1):
             with self.progress.kept(number):
                 decoded = self._held(decode(self.p, latent))
+                if self.mask is not None:
+                    self.mask.place(*size_px(latent))
                 keep_images(self.p, self.run, number, len(self.plan.phases) + 1, decoded)
 
     def _held(self, decoded: DecodedSamples) -> DecodedSamples:
@@ -215,7 +284,7 @@ class Climb:
         for complete, latent in reversed(done):
             devices.torch_gc()
             before = max((number for number, _ in done if number < complete), default=0)
-            if self.given is not None and complete == 1:
+            if self.given is not None and complete == 1 and (self.mask is None or latent.is_meta):
                 return self._delivered(1, DecodedSamples(self.given.enlarged(*self.plan.first_lat)))
             try:
                 heeding = self.tiles.heeding_new_stops(deaf=not before) if self.tiles else contextlib.nullcontext()
@@ -235,9 +304,14 @@ class Climb:
     def _delivered(self, complete: int, decoded: DecodedSamples) -> DecodedSamples:
         """decoded: the pictures of phase `complete`."""
         total = len(self.plan.phases) + 1
+        if self.mask is not None:
+            self.mask.place(decoded[0].shape[-1], decoded[0].shape[-2])
+            self.mask.take_back()
         end_with(self.p, self.run.kept, complete, total, decoded)
         self._end_of_saved(complete == total)
         height, width = decoded[0].shape[-2:]
+        if self.mask is not None:
+            width, height = self.mask.placed_px
         held = too_large((width, height))
         if held:
             picture = f"this picture of {width}x{height} px is a PNG"

@@ -194,7 +194,9 @@ class InstalledEngine:
             if shown is not None and shown.shape == x.shape:  # of the prompt alone: the host's last latent itself
                 shared.state.current_latent = self.preview.of(shown, t)
             show_anew()
-            return self.family.hold(self.engine, answer, x, own)
+            held = self.family.hold(self.engine, answer, x, own)
+            kept = self.guided.nmask  # outside a mask the host's own blend stands
+            return held if kept is None else torch.lerp(answer, held, kept.to(held))
         except InterruptedException:
             self.interrupted = True
             raise

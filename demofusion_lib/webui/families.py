@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers, shared
+from modules.sd_samplers_common import setup_img2img_steps
 
 from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps, first_sigma
 from .standin import StandIn, loaded, sampler_for
@@ -152,6 +153,15 @@ class SigmaFamily:
         levels = evaluated_sigmas(solver_name(sampler), sigmas, ends, eta=eta)
         return [self.level(torch.tensor([sigma], dtype=self.base.sigmas.dtype))[0] for sigma in levels]
 
+    def inpainting_t(self, sampler: Any, p: Any, eta: float) -> list[float]:
+        """The training timestep of each evaluation, as the host samples from a picture at its strength; of DPM adaptive, about."""
+        steps, last = setup_img2img_steps(p)
+        sigmas = sampler.get_sigmas(p, steps)[steps - last - 1 :].tolist() if steps else []
+        if len(sigmas) < 2:
+            return []
+        levels = evaluated_sigmas(solver_name(sampler), sigmas, (sigmas[-2], sigmas[0]), eta=eta)
+        return [self.level(torch.tensor([sigma], dtype=self.base.sigmas.dtype))[0] for sigma in levels]
+
     def start(self, sampler: Any, p: Any, steps: int, residual: Residual, start_t: float | None = None) -> torch.Tensor:
         """What to hand to the host's `sample`, which scales unit noise to the first sigma, to begin at the noised latent."""
         sigmas = self.sigmas(sampler, p, steps, start_t).tolist()
@@ -219,6 +229,18 @@ class TimestepFamily:
         if solver == "unipc":
             count, last = len(timesteps), timesteps[-1] if start_t is not None else len(self.alphas_cumprod) - 1
             return evaluated_timesteps(solver, [(1 - i / count) * last for i in range(count)])
+        return evaluated_timesteps(solver, timesteps[:0:-1])
+
+    def inpainting_t(self, sampler: Any, p: Any, eta: float) -> list[float]:
+        """As `SigmaFamily`'s."""
+        steps, last = setup_img2img_steps(p)
+        solver, timesteps = solver_name(sampler), sampler.get_timesteps(p, steps)[:last].tolist() if steps else []
+        if not timesteps:
+            return []
+        if solver == "unipc":
+            return evaluated_timesteps(
+                solver, [(1 - i / len(timesteps)) * timesteps[-1] for i in range(len(timesteps))]
+            )
         return evaluated_timesteps(solver, timesteps[:0:-1])
 
     def start(self, sampler: Any, p: Any, steps: int, residual: Residual, start_t: float | None = None) -> torch.Tensor:

@@ -17,10 +17,12 @@ import torch
 from modules import images, processing, shared
 
 from .. import pictures
-from ..core import centre_crop, held, picture_part, upsample
+from ..core import held, picture_part, upsample
 from ..params import LATENT_PX, Params, SettingsError, size_text
 from ..plan import Plan
+from . import masks
 from .checkpoints import SDXL, checkpoint
+from .masks import Area, Masked, is_masked
 
 CROP, FILL = 1, 2
 """Of the host's resize modes; the others stretch."""
@@ -42,6 +44,9 @@ class Start:
     settings: with the tab's own size as the target where a scale of 1 leaves it to the tab. picture_lat: `(height, width)` of
     the picture as it is enlarged. native_lat: the side of the square that the model was trained on. size_px: the picture's own
     `(width, height)`. by_tab: whether the tab's own size was asked for. mode: one of the host's resize modes.
+
+    Behind a mask, `picture_lat` and the settings' target are what is drawn first and last: of all of the picture, which is
+    `whole_lat` large and becomes `result_lat`, or of an area.
     """
 
     settings: Params
@@ -50,6 +55,20 @@ class Start:
     size_px: tuple[int, int]
     by_tab: bool
     mode: int
+    whole_lat: tuple[int, int] = (0, 0)
+    result_lat: tuple[int, int] = (0, 0)
+    masked: bool = False
+    area: Area | None = None
+
+    @property
+    def whole_px(self) -> tuple[int, int]:
+        """`(width, height)`."""
+        return self.whole_lat[1] * LATENT_PX, self.whole_lat[0] * LATENT_PX
+
+    @property
+    def drawn_last_lat(self) -> tuple[int, int]:
+        """`(height, width)` of what is drawn behind a mask, at its largest."""
+        return self.settings.target_height // LATENT_PX, self.settings.target_width // LATENT_PX
 
     @property
     def picture_px(self) -> tuple[int, int]:
@@ -69,6 +88,8 @@ def strength_of(p: Any) -> float:
 def start_of(p: Any, settings: Params) -> Start:
     """Raises SettingsError for a picture that can't be drawn from."""
     size_px = _size_px(p)
+    if is_masked(p):
+        masks.check_content(p)
     by_tab = settings.scale == 1 and not settings.target_width and not settings.target_height
     if by_tab:
         settings = replace(settings, target_width=_whole(p.width), target_height=_whole(p.height))
@@ -78,12 +99,55 @@ def start_of(p: Any, settings: Params) -> Start:
     if by_tab and any(length <= own for length, own in zip(target, picture_lat)):
         settings = replace(settings, target_width=0, target_height=0)
         picture_lat = _part(size_px, settings, mode)
-    return Start(settings, picture_lat, _native_lat(p), size_px, by_tab, mode)
+    start = Start(settings, picture_lat, _native_lat(p), size_px, by_tab, mode, picture_lat)
+    return _masked(p, start) if is_masked(p) else start
+
+
+def drop_blank_mask(p: Any) -> str:
+    """As the host does, which then draws as without a mask: before it does, so that everybody knows. What to tell of it."""
+    if not masks.is_cropped(p) or masks.soft(p).getbbox():
+        return ""
+    p.image_mask = None
+    return "the mask is blank, so that the whole picture is drawn"
+
+
+def _masked(p: Any, start: Start) -> Start:
+    """Of all of a picture, the same behind its mask. Without an end where nothing is enlarged."""
+    cropped = masks.is_cropped(p)
+    if cropped and start.by_tab:
+        settings = replace(start.settings, target_width=0, target_height=0)
+        return replace(start, settings=settings, picture_lat=start.settings.picture_lat(start.size_px[::-1]))
+    try:
+        result_lat = start.settings.target_lat(start.whole_lat)
+    except SettingsError:
+        return start  # `reach` says it in the right words
+    if result_lat == start.whole_lat:
+        return start
+    own_lat, share_lat, area = start.whole_lat, result_lat, None
+    if cropped:
+        result_px = result_lat[1] * LATENT_PX, result_lat[0] * LATENT_PX
+        area = Area.around(mask_of(p, start), int(p.inpaint_full_res_padding or 0), result_px)
+        if area is None:
+            return start
+        own_lat, share_lat = area.own_lat, area.share_lat
+    first_lat, last_lat = masks.drawn_lat(own_lat, share_lat, start.native_lat, cropped)
+    settings = replace(start.settings, target_height=last_lat[0] * LATENT_PX, target_width=last_lat[1] * LATENT_PX)
+    return replace(start, settings=settings, picture_lat=first_lat, result_lat=result_lat, masked=True, area=area)
+
+
+def mask_of(p: Any, start: Start) -> Any:
+    """Of the size of the picture as it is enlarged, of 8 bits."""
+    return _mask(masks.soft(p), p, start)
+
+
+def _mask(mask: Any, p: Any, start: Start) -> Any:
+    size_px = p.init_images[0].size
+    if mask.size != size_px:
+        mask = images.resize_image(0, mask, *size_px)
+    return _fitted(mask, start).convert("L")
 
 
 def _size_px(p: Any) -> tuple[int, int]:
-    if getattr(p, "image_mask", None) is not None:
-        raise SettingsError("a mask is given, allowed with a picture: none")
     first = p.init_images[0] if p.init_images else None
     if first is None:
         raise SettingsError("the picture is missing, allowed: a picture in the img2img tab")
@@ -133,8 +197,13 @@ def reach(start: Start) -> Any:
         raise SettingsError(words.replace("this base image", "this picture")) from None
 
 
-def why_nothing(start: Start) -> str:
+def why_nothing(start: Start, cropped: bool = False) -> str:
     """Of a start without phases."""
+    if start.by_tab and cropped:
+        return (
+            "the tab's own size is that of the masked area, which is shrunk again: nothing is enlarged, the webui draws as "
+            "without it; a scale above 1 enlarges the picture"
+        )
     if start.by_tab:
         return (
             f"the tab's own size is no larger than the picture of {start.size_px[0]}x{start.size_px[1]} px: nothing is enlarged, "
@@ -147,13 +216,27 @@ def why_nothing(start: Start) -> str:
 
 def notes(start: Start, plan: Plan) -> Iterator[str]:
     """What is done with the picture."""
-    width, height = start.picture_px
+    width, height = start.whole_px
     if start.size_px != (width, height):
         does = {CROP: "cropped", FILL: "filled up"}.get(start.mode, "stretched")
-        whole = start.picture_lat == picture_part((start.size_px[1], start.size_px[0]), None, LATENT_PX)
+        whole = start.whole_lat == picture_part((start.size_px[1], start.size_px[0]), None, LATENT_PX)
         does = "cropped" if whole else does
-        yield f"the picture is {does} from {start.size_px[0]}x{start.size_px[1]} to {size_text(*start.picture_lat)}"
+        yield f"the picture is {does} from {start.size_px[0]}x{start.size_px[1]} to {size_text(*start.whole_lat)}"
+    yield from _notes_of_mask(start) if start.masked else ()
+    width, height = start.picture_px
     yield from plan.picture_notes((height, width))
+
+
+def _notes_of_mask(start: Start) -> Iterator[str]:
+    drawn, last = size_text(*start.picture_lat), size_text(*start.drawn_last_lat)
+    if start.area is None:
+        if start.picture_lat != start.whole_lat:
+            yield f"the picture is below the model's size and is drawn at {drawn} first"
+        return
+    told = f"of the picture the {size_text(*start.area.own_lat)} around the mask are drawn"
+    yield told if start.picture_lat == start.area.own_lat else f"{told}, at {drawn} first"
+    if start.area.share_lat != start.drawn_last_lat:
+        yield f"they take {size_text(*start.area.share_lat)} of the result, to which {last} are shrunk"
 
 
 class Given:
@@ -161,16 +244,25 @@ class Given:
 
     def __init__(self, p: Any, start: Start, plan: Plan):
         self.plan = plan
-        self.pixels = torch.stack([_brought(image, start) for image in _each(p)])
-        """`(1 or images, 3, height, width)` in [-1, 1]."""
+        self.size_px = start.picture_px
+        brought = [_fitted(flattened(image), start) for image in _each(p)]
+        self.mask = masked(p, start, plan, brought) if start.masked else None
+        first = brought if self.mask is None else self.mask.first(self.size_px)
+        self.pixels = torch.stack([pictures.tensor(image) for image in first])
+        """`(1 or images, 3, height, width)` in [-1, 1]: what is encoded in place of phase 1, or before it behind a mask."""
 
     def latent(self, encode: Any) -> torch.Tensor:
-        """`(images, 4, h, w)` in place of phase 1's."""
+        """`(images, 4, h, w)` of them."""
         found = torch.cat([encode(one[None]) for one in self.pixels])
         return found.repeat(self.plan.images, 1, 1, 1) if len(found) == 1 else found
 
     def held(self, decoded: Any) -> Any:
-        """The host's decoded pictures of a phase `(3, height, width)`, in place, as near to the given ones as the strength says."""
+        """The host's decoded pictures of a phase `(3, height, width)`, in place, as near to the given ones as the strength says.
+
+        Behind a mask nothing of them shows, and what is in it has departed as far as it should already.
+        """
+        if self.mask is not None:
+            return decoded
         for i, picture in enumerate(decoded):
             given = self.pixels[min(i, len(self.pixels) - 1)][None]
             decoded[i] = held(picture[None].float(), given, self.plan.departure.hold)[0]
@@ -180,7 +272,10 @@ class Given:
         """`(images, 3, 8 height_lat, 8 width_lat)`: by cubics alone, to the nearest shade."""
         size_px = height_lat * LATENT_PX, width_lat * LATENT_PX
         same = size_px == tuple(self.pixels.shape[-2:])
-        larger = self.pixels.clone() if same else upsample(self.pixels, *size_px).clamp_(-1, 1)
+        if self.mask is not None:
+            larger = self.mask.untouched((size_px[1], size_px[0]))
+        else:
+            larger = self.pixels.clone() if same else upsample(self.pixels, *size_px).clamp_(-1, 1)
         larger.add_(1).mul_(127.5).round_().div_(127.5).add_(OVER - 1)
         return larger.expand(self.plan.images, -1, -1, -1) if len(larger) == 1 else larger
 
@@ -191,15 +286,26 @@ def _each(p: Any) -> list[Any]:
     return found[:1] if all(image is found[0] for image in found) else found
 
 
-def _brought(image: Any, start: Start) -> torch.Tensor:
-    """`(3, height, width)` in [-1, 1], of the size that the run begins with."""
-    image = flattened(image)
-    width, height = start.picture_px
+def masked(p: Any, start: Start, plan: Plan, whole: list[Any]) -> Masked:
+    other = getattr(p, "latent_mask", None)
+    result_px, last_px = (
+        (width * LATENT_PX, height * LATENT_PX) for height, width in (start.result_lat, start.drawn_last_lat)
+    )
+    return Masked(
+        p, whole, mask_of(p, start), None if other is None else _mask(other.convert("L"), p, start), start.area,
+        result_px, last_px, plan.images,
+    )  # fmt: skip
+
+
+def _fitted(image: Any, start: Start) -> Any:
+    """A picture, or its mask, of the size of what is enlarged of it."""
+    width, height = start.whole_px
     if image.size != (width, height):
-        fits = picture_part((image.height, image.width), None, LATENT_PX) == start.picture_lat or start.mode == CROP
+        fits = picture_part((image.height, image.width), None, LATENT_PX) == start.whole_lat or start.mode == CROP
         if not fits or image.width < width or image.height < height:
             image = images.resize_image(start.mode if start.mode in (CROP, FILL) else 0, image, width, height, "None")
-    return centre_crop(pictures.tensor(image), height, width)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height)) if image.size != (width, height) else image
 
 
 def flattened(image: Any) -> Any:
@@ -219,7 +325,8 @@ def digest(p: Any) -> str:
 
 @contextlib.contextmanager
 def as_picture(p: Any, start: Start) -> Iterator[None]:
-    """While the host prepares a run: at the picture's size, and without encoding it, which is ours to do."""
+    """While the host prepares a run: at the picture's size, and without encoding it, which is ours to do. What it makes of a
+    mask it makes for that size: what it tells of it stays, the rest is made anew for each size that is drawn."""
     before, encode = (p.width, p.height), processing.images_tensor_to_samples
 
     def unencoded(image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -227,8 +334,12 @@ def as_picture(p: Any, start: Start) -> Iterator[None]:
 
     p.width, p.height = start.picture_px
     processing.images_tensor_to_samples = unencoded
+    if start.masked:
+        p.img2img_image_conditioning = lambda *args, **kwargs: None
+        p.is_using_inpainting_conditioning = masks.is_inpainting(p.sd_model)
     try:
         yield
     finally:
+        vars(p).pop("img2img_image_conditioning", None)
         processing.images_tensor_to_samples = encode
         p.width, p.height = before

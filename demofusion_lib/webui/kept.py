@@ -15,6 +15,7 @@ from modules import images, shared
 from modules.processing import create_infotext
 from PIL import Image
 
+from .masks import pasted
 from .notes import tell
 
 PHASE_KEY = "DemoFusion phase"
@@ -81,7 +82,7 @@ def keep_images(p: Any, run: Any, phase_number: int, last: int, decoded: Sequenc
     batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
     prompts = p.all_prompts[batch]  # with what they name of extra networks, which `p.prompts` is without
     for i, tensor in enumerate(decoded):
-        image, place = to_image(tensor), Place(phase_number, p.iteration, i)
+        image, place = pasted(p, to_image(tensor), i), Place(phase_number, p.iteration, i)
         text = infotext(p, prompts, i, f"{phase_number} of {last}")
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = text
@@ -141,7 +142,10 @@ def end_with(p: Any, kept: Kept, phase: int, last: int, decoded: Sequence[torch.
 
     Their files are taken over by what the host saves, which its own and other extensions' last touches have gone through.
     """
-    kept.finished, kept.pixels = True, sum(picture[0].numel() for picture in decoded)
+    pixels = [picture[0].numel() for picture in decoded]
+    for i, overlay in enumerate((getattr(p, "overlay_images", None) or [])[: len(pixels)]):
+        pixels[i] = overlay.width * overlay.height
+    kept.finished, kept.pixels = True, sum(pixels)
     if phase == last:
         return
     kept.shown = phase

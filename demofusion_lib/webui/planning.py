@@ -26,11 +26,20 @@ def reach(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     if given.is_given(p):
         start = given.start_of(p, settings)
         window_lat, phases = given.reach(start)
-        check_side(start.settings, start.picture_lat, phases)
+        if start.masked:
+            height_lat, width_lat = start.result_lat
+            check_side(settings, start.whole_lat, [Phase(1, 1, 1.0, height_lat, width_lat, 1)])
+        else:
+            check_side(start.settings, start.picture_lat, phases)
         return window_lat, phases
     base_lat, phases = settings.phases(latent_size(p))
     check_side(settings, latent_size(p), phases)
     return base_lat, phases
+
+
+def draws(p: Any, settings: Params, phases: Sequence[Phase]) -> bool:
+    """Whether there is anything to draw: what is small behind a mask may take phase 1 alone."""
+    return bool(phases) or (given.is_given(p) and given.start_of(p, settings).masked)
 
 
 def settings_of(args: Sequence[Any], p: Any) -> Params:
@@ -56,11 +65,20 @@ def plan_of(p: Any, settings: Params) -> Plan:
         start = given.start_of(p, settings)
         settings, drawn_lat = start.settings, (start.native_lat, start.native_lat)
         of_picture = {"picture_lat": start.picture_lat, "strength": given.strength_of(p)}
+        if start.masked:
+            of_picture["masked_levels"] = levels_behind_mask(p)
     return Plan(
         settings, drawn_lat, p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
         phase_solver=phase_solver, levels_of_phases=levels_of_phases,
         passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1, **of_picture,
     )  # fmt: skip
+
+
+def levels_behind_mask(p: Any) -> list[float]:
+    """Of phase 1's evaluations, where the host inpaints."""
+    asked = asking(p)
+    sampler = plain_sampler(asked)
+    return family_of(sampler).inpainting_t(sampler, asked, ancestral_eta(asked, sampler))
 
 
 def sampling_of(asked: Any) -> tuple[str, Levels]:

@@ -13,12 +13,14 @@ from . import given
 from .checks import check_model, check_sampler
 from .kept import Kept, saves
 from .notes import STOPPED_KEY, tell, write
-from .planning import latent_size, plan_of, reach
+from .planning import draws, latent_size, plan_of, reach
 from .progress import leave
 from .refusal import SettingsError, refusal
 from .room import why_not
 
 ATTRIBUTE = "demofusion_run"
+SOFT_KEY = "Soft inpainting enabled"
+"""Of the infotext, set by the webui's own extension where it is on."""
 REPLACES_HIRES_FIX = "takes the place of Hires. fix, which is left out"
 
 
@@ -63,7 +65,7 @@ class _Phased:
         run.sampled = self.iteration
         host_sample = run.outer_sample or host_sample
         try:
-            return sample_in_phases(self, run, lambda: host_sample(*args, **kwargs))
+            return sample_in_phases(self, run, lambda **other: host_sample(*args, **{**kwargs, **other}))
         except BaseException:
             detach(self)  # the host does not come to our postprocess
             leave(failed=True)
@@ -135,7 +137,7 @@ def take_size(p: Any, run: Run) -> None:
     assert run.params is not None
     if given.is_given(p) and not (start := given.start_of(p, run.params)).by_tab:
         run.tabs_size = p.width, p.height
-        p.width, p.height = start.picture_px
+        p.width, p.height = start.whole_px
 
 
 def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
@@ -151,7 +153,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
     run.kept.begin_batch()
     run.batch_notes = notes = list(run.notes)  # what this batch comes to is not told of the next
     write(p, notes)
-    if not phases:
+    if not draws(p, run.params, phases):
         return host_sample()
     from .climbing import Climb  # with the first picture, not with the webui: half of all that there is to load
 
@@ -175,7 +177,7 @@ def remove_served(p: Any, run: Run) -> None:
 
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
-    check_model(p.sd_model)
+    check_model(p.sd_model, given.is_given(p))
     mistakes = []
     checks = (lambda: check_sampler(p, settings), lambda: reach(p, settings))
     for check in checks:
@@ -196,12 +198,10 @@ def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str
         if getattr(p, given.THROUGH_VAE, False):
             yield "the picture itself goes through the VAE in place of phase 1, as no latent of it is held"
         yield from given.notes(start, plan_of(p, settings))
-        if start.settings.rounding(start.picture_lat):
-            yield start.settings.rounding(start.picture_lat)
-        if p.refiner_checkpoint_info is not None:
-            yield "the refiner takes no part: it draws in base images, and a picture is given in place of one"
-        if getattr(p, "initial_noise_multiplier", None) not in (None, 1):
-            yield "the noise multiplier for img2img takes no part in the phases"
+        scale = settings if start.masked else start.settings
+        if scale.rounding(start.whole_lat):
+            yield scale.rounding(start.whole_lat)
+        yield from remarks_of_settings(p, start.masked)
         return
     drawn = latent_size(p)
     if (p.height, p.width) != (drawn[0] * LATENT_PX, drawn[1] * LATENT_PX):
@@ -215,10 +215,24 @@ def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str
         yield "the refiner draws in the base image only; the phases run on the base model"
 
 
+def remarks_of_settings(p: Any, masked: bool) -> Iterator[str]:
+    """Of the host's, on img2img. masked: whether the host itself draws phase 1."""
+    if masked:
+        if SOFT_KEY in p.extra_generation_params:
+            yield "Soft inpainting blends in every phase; the result is pasted by the mask itself"
+        if p.refiner_checkpoint_info is not None:
+            yield "the refiner draws in phase 1 only; the other phases run on the base model"
+        return
+    if p.refiner_checkpoint_info is not None:
+        yield "the refiner takes no part: it draws in base images, and a picture is given in place of one"
+    if getattr(p, "initial_noise_multiplier", None) not in (None, 1):
+        yield "the noise multiplier for img2img takes no part in the phases"
+
+
 def why_nothing(p: Any, settings: Params) -> str:
     """Of settings that leave the base image as it is; empty at scale 1, which asks for that. Of a picture always something."""
     if given.is_given(p):
-        return given.why_nothing(given.start_of(p, settings))
+        return given.why_nothing(given.start_of(p, settings), given.masks.is_cropped(p))
     if settings.target_width or settings.target_height:
         return "the target is the base image's own size: nothing was enlarged"
     return settings.rounding(latent_size(p))

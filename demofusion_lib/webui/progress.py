@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from time import time
 from typing import Any
 
@@ -180,12 +181,17 @@ class Progress:
 
     def evaluated(self) -> None:
         """The host has evaluated its model once, be it in the base image."""
-        part = self.parts[self.at]
-        if self.under_way and part.kind == BASE_ROW:
+        part, steps = self.parts[self.at], self.plan.first_steps
+        if self.under_way and part.kind == BASE_ROW and part.amount:
             self.evaluations += 1
             rows = self.plan.images * self.plan.passes
             self.advance(min(self.evaluations * rows / part.amount, 1.0 if self.plan.is_exact else 0.95))
-            self._name_phase(1, f", step {min(shared.state.sampling_step + 1, self.plan.steps)} of {self.plan.steps}")
+            self._name_phase(1, f", step {min(shared.state.sampling_step + 1, steps)} of {steps}")
+
+    def drawing_first(self) -> AbstractContextManager[None]:
+        """Phase 1 of a picture behind a mask, which is encoded by now."""
+        self._name_phase(1)
+        return self.part(BASE_ROW, 1)
 
     def base_ended(self) -> None:
         self.advance(1.0)
@@ -193,7 +199,7 @@ class Progress:
 
     def skip(self, samplings: int) -> None:
         """So many of them an earlier run has done."""
-        done = next(i for i, part in enumerate(self.parts) if part.kind in (BASE_ROW, ROW) and part.phase == samplings)
+        done = max(i for i, part in enumerate(self.parts) if part.kind in (BASE_ROW, ROW) and part.phase == samplings)
         self.parts = [self.parts[done], *self.parts[done + 1 :]]
         self.at, self.done, self.under_way = 0, 1.0, False
 

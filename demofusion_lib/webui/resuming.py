@@ -85,6 +85,8 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
             "picture": given.digest(p),
             "resize mode": str(p.resize_mode),
         }
+        if given.is_masked(p):
+            parts |= given.masks.made_of(p)
     return (
         parts
         | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)}

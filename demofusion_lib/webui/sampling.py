@@ -19,6 +19,7 @@ from .conditions import CropCorner
 from .denoiser import InstalledEngine
 from .families import family_of, is_guided, plain_sampler, solver_name
 from .hypertile import HyperTile
+from .masks import Masked
 from .others import extension_of
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
@@ -27,6 +28,7 @@ from .tiling import Convolutions, as_they_are, wraps
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
     "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler", "cfg_scale",
+    "mask", "nmask",
 )  # fmt: skip
 """What a phase sets on the host's processing object; everything is put back, whatever happens."""
 SCHEDULE_KEY = "Schedule type"
@@ -106,6 +108,18 @@ def unipc_of_order(most: int) -> Iterator[None]:
             values[name] = before
 
 
+@contextlib.contextmanager
+def known_to(sampler: Any, latent: torch.Tensor | None) -> Iterator[None]:
+    """What the host's guided denoiser blends in outside of a mask."""
+    guided = sampler.model_wrap_cfg
+    before = guided.init_latent
+    guided.init_latent = before if latent is None else latent
+    try:
+        yield
+    finally:
+        guided.init_latent = before
+
+
 def back_to_base_model(p: Any) -> bool:
     """After a refiner in the base image: loads the base model again. Whether it had to."""
     refiner = p.refiner_checkpoint_info
@@ -146,8 +160,13 @@ def other_sampler(p: Any, used: Sequence[Any]) -> tuple[Any, bool]:
 class PhaseSampler:
     """Samples the phases of one batch."""
 
-    def __init__(self, p: Any, plan: Plan, batch: WindowBatch, progress: Progress, tell: Callable[[str], None]):
+    def __init__(
+        self, p: Any, plan: Plan, batch: WindowBatch, progress: Progress, tell: Callable[[str], None],
+        mask: Masked | None = None, condition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):  # fmt: skip
+        """condition: of a latent behind the mask, what the model is told of it."""
         self.p = p
+        self.mask, self.condition = mask, condition
         self.plan = plan
         self.batch = batch
         self.progress = progress
@@ -208,6 +227,8 @@ class PhaseSampler:
         self.used.append(sampler)
         self._tell_of_others(passed_over)
         family = family_of(sampler)
+        if self.mask is not None:
+            self.mask.lend(self.mask.latent(phase.height_lat, phase.width_lat))
         engine = self.plan.engine(
             phase, previous, before, noise, list(p.seeds),
             stochastic=sampler_is_stochastic(p, sampler), batch=self.batch, solver=solver_name(sampler),
@@ -223,7 +244,7 @@ class PhaseSampler:
         late = family.late(sampler, p, steps, start_t)
         installed = InstalledEngine(sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat)
         try:
-            with unipc_of_order(steps):
+            with unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
                 latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
             installed.take_off()
@@ -231,6 +252,11 @@ class PhaseSampler:
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def blended(self, latent: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """What a phase behind a mask ends with: `previous` outside of it."""
+        assert self.mask is not None
+        return self.mask.blended(latent, previous, self.mask.latent(latent.shape[-2], latent.shape[-1]))
 
     def _guided(self, sampler: Any) -> bool:
         """Whether the negative prompt has a say: also where the weights of a prompt's parts don't add up to 1."""
@@ -258,6 +284,8 @@ class PhaseSampler:
 
     def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:
         """The host's own for the base size, enlarged: encoding an empty image at the target size would cost a VAE pass."""
+        if self.mask is not None and self.condition is not None:
+            return self.condition(previous)
         plane = self.p.txt2img_image_conditioning(previous)
         if plane.ndim == 4 and plane.shape[-1] > 1:
             return F.interpolate(plane, size=previous.shape[-2:], mode="nearest-exact")

@@ -11,10 +11,11 @@ from ..params import SETTINGS, TITLE, Params
 from . import gallery
 from .following import Following
 from .formats import make_savable, name_by_size
+from .given import drop_blank_mask, is_given
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
 from .others import extension_of
-from .planning import plan_of, reach, settings_of
+from .planning import draws, plan_of, reach, settings_of
 from .processing import (
     REPLACES_HIRES_FIX,
     STOPPED_KEY,
@@ -85,7 +86,7 @@ class DemoFusionScript(scripts.Script):
             return
         try:
             _, phases = checked(p, run.params)
-            if phases and run.params.resume:
+            if run.params.resume and draws(p, run.params, phases):
                 from .resuming import resumed
 
                 resumed(p, plan_of(p, run.params))
@@ -164,12 +165,15 @@ def prepare(p: Any, settings: Params) -> None:
     if yields_to_gallery_button(p):
         return
     run = Run(settings)
-    if not reach(p, settings)[1]:
+    if not draws(p, settings, reach(p, settings)[1]):
         nothing = why_nothing(p, settings)
         if nothing:
             tell(p, run.notes, nothing)
         return
     replace_hires_fix(p, run)
+    blank = drop_blank_mask(p) if is_given(p) else ""
+    if blank:
+        tell(p, run.notes, blank)
     take_size(p, run)
     p.extra_generation_params.update(to_infotext(p, settings))
     attach(p, run)

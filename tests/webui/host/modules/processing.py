@@ -6,9 +6,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from modules import (
     devices,
@@ -16,6 +17,7 @@ from modules import (
     extra_networks,
     images,
     infotext_utils,
+    masking,
     prompt_parser,
     rng,
     scripts,
@@ -29,6 +31,28 @@ from modules.shared import opts, state
 
 opt_C = 4
 opt_f = 8
+
+
+def create_binary_mask(image, round=True):
+    """What is opaque, or bright where all is."""
+    if image.mode != "RGBA" or image.getextrema()[-1] == (255, 255):
+        return image.convert("L")
+    opaque = image.split()[-1].convert("L")
+    return opaque.point(lambda value: 255 * (value > 128)) if round else opaque
+
+
+def uncrop(image, dest_size, paste_loc):
+    left, top, width, height = paste_loc
+    whole = Image.new("RGBA", dest_size)
+    whole.paste(images.resize_image(1, image, width, height), (left, top))
+    return whole
+
+
+def apply_overlay(image, paste_loc, overlay):
+    if overlay is None:
+        return image, image.copy()
+    drawn = image if paste_loc is None else uncrop(image, overlay.size, paste_loc)
+    return Image.alpha_composite(drawn.convert("RGBA"), overlay).convert("RGB"), drawn.copy()
 
 
 def txt2img_image_conditioning(sd_model, x, width, height):
@@ -104,6 +128,8 @@ class StableDiffusionProcessing:
     subseeds: list = field(default=None, init=False)
     extra_network_data: dict = field(default=None, init=False)
     is_api: bool = field(default=False, init=False)
+    overlay_images: list = None
+    paste_to: tuple = field(default=None, init=False)
 
     def __post_init__(self):
         self.comments = {}
@@ -409,6 +435,9 @@ def _draw_batch(p, n, infotexts, output_images):
             args = scripts.PostprocessImageArgs(image)
             p.scripts.postprocess_image(p, args)
             image = args.image
+        overlays = (p.overlay_images or []) if opts.overlay_inpaint else []
+        image, _ = apply_overlay(image, p.paste_to, overlays[i] if i < len(overlays) else None)
+        if p.scripts is not None:
             args = scripts.PostprocessImageArgs(image)
             p.scripts.postprocess_image_after_composite(p, args)
             image = args.image
@@ -485,20 +514,54 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     denoising_strength: float = 0.75
     image_cfg_scale: float = None
     mask: Any = None
+    mask_blur_x: int = 4
+    mask_blur_y: int = 4
     mask_blur: int = None
+    mask_round: bool = True
     inpainting_fill: int = 0
     inpaint_full_res: bool = True
     inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int = 0
+    latent_mask: Any = None
     initial_noise_multiplier: float = None
     color_corrections: Any = field(default=None, init=False)
     image_mask: Any = field(default=None, init=False)
+    nmask: Any = field(default=None, init=False)
+    mask_for_overlay: Any = field(default=None, init=False)
     init_latent: Any = field(default=None, init=False)
     image_conditioning: Any = field(default=None, init=False)
 
     def __post_init__(self):
         super().__post_init__()
         self.image_mask, self.mask = self.mask, None
+        if self.mask_blur is not None:
+            self.mask_blur_x = self.mask_blur_y = self.mask_blur
+
+    def _softened(self):
+        """The mask, of its own size."""
+        mask = create_binary_mask(self.image_mask, round=self.mask_round)
+        mask = ImageOps.invert(mask) if self.inpainting_mask_invert else mask
+        for blur, axis in ((self.mask_blur_x, 0), (self.mask_blur_y, 1)):
+            if blur > 0:
+                kernel = [1, 1]
+                kernel[axis] = 2 * int(2.5 * blur + 0.5) + 1
+                mask = Image.fromarray(cv2.GaussianBlur(np.array(mask), tuple(kernel), blur))
+        return mask
+
+    def _lay_mask(self, brought):
+        """Over all of the pictures, of the tab's size: what they are pasted by, and the latent's."""
+        mask = images.resize_image(self.resize_mode, self._softened(), self.width, self.height)
+        self.mask_for_overlay = mask.point(lambda value: min(2 * value, 255))
+        self.overlay_images = []
+        for image in brought:
+            over = Image.new("RGBa", image.size)
+            over.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(self.mask_for_overlay))
+            self.overlay_images.append(over.convert("RGBA"))
+        self.overlay_images *= self.batch_size if len(brought) == 1 else 1
+        cells = np.array(mask.resize((self.width // opt_f, self.height // opt_f)), dtype=np.float32) / 255
+        self.nmask = torch.from_numpy(np.around(cells) if self.mask_round else cells).expand(opt_C, -1, -1)
+        self.mask = 1 - self.nmask
+        return [masking.fill(image, mask) for image in brought] if self.inpainting_fill != 1 else brought
 
     def init(self, all_prompts, all_seeds, all_subseeds):
         """Every picture at the tab's size, encoded."""
@@ -508,6 +571,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             images.resize_image(self.resize_mode, images.flatten(image, "#ffffff"), self.width, self.height)
             for image in self.init_images
         ]
+        if self.image_mask is not None:
+            brought = self._lay_mask(brought)
         planes = [np.moveaxis(np.array(image, dtype=np.float32) / 255, 2, 0) for image in brought]
         planes = planes * self.batch_size if len(planes) == 1 else planes
         self.batch_size = len(planes)
@@ -520,7 +585,14 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.scripts.process_before_every_sampling(
                 p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning
             )
-        return self.sampler.sample_img2img(
+        samples = self.sampler.sample_img2img(
             self, self.init_latent, x, conditioning, unconditional_conditioning,
             image_conditioning=self.image_conditioning,
         )  # fmt: skip
+        if self.mask is None:
+            return samples
+        blended = samples * self.nmask + self.init_latent * self.mask
+        args = scripts.MaskBlendArgs(samples, self.nmask, self.init_latent, self.mask, blended)
+        if self.scripts is not None:
+            self.scripts.on_mask_blend(self, args)
+        return args.blended_latent

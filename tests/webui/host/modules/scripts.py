@@ -8,6 +8,18 @@ AlwaysVisible = object()
 scripts_data = []
 
 
+class MaskBlendArgs:
+    def __init__(self, current_latent, nmask, init_latent, mask, blended_latent, denoiser=None, sigma=None):
+        self.current_latent = current_latent
+        self.nmask = nmask
+        self.init_latent = init_latent
+        self.mask = mask
+        self.blended_latent = blended_latent
+        self.denoiser = denoiser
+        self.is_final_blend = denoiser is None
+        self.sigma = sigma
+
+
 class PostSampleArgs:
     def __init__(self, samples):
         self.samples = samples
@@ -64,6 +76,9 @@ class Script:
         pass
 
     def process_before_every_sampling(self, p, *args, **kwargs):
+        pass
+
+    def on_mask_blend(self, p, mba: MaskBlendArgs, *args):
         pass
 
     def post_sample(self, p, ps: PostSampleArgs, *args):
@@ -125,6 +140,9 @@ class ScriptRunner:
 
     def process_before_every_sampling(self, p, **kwargs):
         self._each("process_before_every_sampling", p, **kwargs)
+
+    def on_mask_blend(self, p, mba: MaskBlendArgs):
+        self._each("on_mask_blend", p, mba)
 
     def post_sample(self, p, ps: PostSampleArgs):
         self._each("post_sample", p, ps)

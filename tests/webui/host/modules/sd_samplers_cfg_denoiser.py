@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import prompt_parser, sd_samplers_common, shared
+from modules import prompt_parser, scripts, sd_samplers_common, shared
 from modules.script_callbacks import (
     AfterCFGCallbackParams,
     CFGDenoisedParams,
@@ -120,6 +120,18 @@ class CFGDenoiser(torch.nn.Module):
         if sd_samplers_common.apply_refiner(self, sigma):
             cond, uncond = (self.sampler.sampler_extra_args[key] for key in ("cond", "uncond"))
 
+        def apply_blend(current_latent):
+            blended = current_latent * self.nmask + self.init_latent * self.mask
+            if self.p.scripts is None:
+                return blended
+            args = scripts.MaskBlendArgs(
+                current_latent, self.nmask, self.init_latent, self.mask, blended, denoiser=self, sigma=sigma
+            )
+            self.p.scripts.on_mask_blend(self.p, args)
+            return args.blended_latent
+
+        if self.mask_before_denoising and self.mask is not None:
+            x = apply_blend(x)
         conds_list, tensor = prompt_parser.reconstruct_multicond_batch(cond, self.step)
         uncond = prompt_parser.reconstruct_cond_batch(uncond, self.step)
         images = len(conds_list)
@@ -148,6 +160,8 @@ class CFGDenoiser(torch.nn.Module):
             self.last_noise_uncond = x_out[-images:].clone()
         scale = 1.0 if skip_uncond else cond_scale * self.cond_scale_miltiplier
         denoised = self.combine_denoised(x_out, conds_list, uncond, scale)
+        if not self.mask_before_denoising and self.mask is not None:
+            denoised = apply_blend(denoised)
 
         self.sampler.last_latent = self.get_pred_x0(x_in[first_rows], x_out[first_rows], sigma)
         sd_samplers_common.store_latent(self.get_pred_x0(x_in[first_rows], denoised, sigma))

@@ -18,6 +18,8 @@ _DEFAULTS = {
     "hypertile_max_tile_unet": 256,
     "hypertile_swap_size_unet": 3,
     "img2img_background_color": "#ffffff",
+    "inpainting_mask_weight": 1.0,
+    "overlay_inpaint": True,
     "live_previews_enable": True,
     "no_dpmpp_sde_batch_determinism": False,
     "outdir_samples": "",
