@@ -61,7 +61,7 @@ class Climb:
                 base, finished = self._first(host_sample)
                 if not finished:
                     # not a picture: the host shows and saves it by its own rules
-                    self._stopped(0, "interrupted")
+                    self._stopped(0, stop_word())
                     return base
                 done = [(1, base)]
             return self._deliver(self._climb(done))
@@ -193,7 +193,7 @@ class Climb:
                     raise PhaseInterrupted
                 devices.torch_gc()
         except (PhaseInterrupted, DecodingInterrupted):
-            self._stopped(done[-1][0], "interrupted")
+            self._stopped(done[-1][0], stop_word())
         except Exception as error:
             self._report(done[-1][0], error)
         return done
@@ -291,7 +291,7 @@ class Climb:
                 with self.progress.delivered(complete, size_px(latent)), heeding:
                     decoded = self._held(decode(p, latent))
             except DecodingInterrupted:
-                self._stopped(before, "interrupted", at="while decoding")
+                self._stopped(before, stop_word(), at="while decoding")
                 continue
             except Exception as error:
                 if not before:
@@ -337,6 +337,11 @@ def images_of(p: Any) -> str:
 
 def stop_pressed() -> bool:
     return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def stop_word() -> str:
+    """Which of them."""
+    return "skipped" if shared.state.skipped and not shared.state.interrupted else "interrupted"
 
 
 def size_px(latent: torch.Tensor) -> tuple[int, int]:

@@ -87,8 +87,9 @@ def test_stop_in_the_base_image(webui: WebUI, how: str) -> None:
     answer, seconds = drawing.stop(how)
     assert seconds < SOON
     assert answer.sizes == [(64, 64)]
-    assert f"{STOPPED}: phase 0 of 2 - interrupted" in answer.infotexts[0]
-    assert f"{NOTE}: interrupted in phase 1 of 2; the unfinished base image" in answer.infotexts[0]
+    word = {"interrupt": "interrupted", "skip": "skipped"}[how]
+    assert f"{STOPPED}: phase 0 of 2 - {word}" in answer.infotexts[0]
+    assert f"{NOTE}: {word} in phase 1 of 2; the unfinished base image" in answer.infotexts[0]
 
 
 @pytest.mark.once

@@ -45,6 +45,7 @@ def nan_from(number):
     return lambda n, output: output * float("nan") if n >= number else output
 
 
+WORDS = {"interrupt": "interrupted", "skip": "skipped"}
 PLACES = [(2, 0, 0), (2, 2, 1), (3, 0, 0), (3, 1, 1)]
 
 
@@ -57,7 +58,7 @@ def test_interrupt_and_skip(host, place, press):
     complete = place[0] - 1
     assert outcome.sizes == [square(complete)]
     assert outcome.calls == number + 1
-    assert f"interrupted in phase {place[0]} of 3; this is the image of phase {complete}" in outcome.comments
+    assert f"{WORDS[press]} in phase {place[0]} of 3; this is the image of phase {complete}" in outcome.comments
     assert f"DemoFusion stopped: phase {complete} of 3" in outcome.infotext
     assert len(outcome.latents) == 1
     assert not host.swallowed
@@ -70,7 +71,7 @@ def test_pressed_in_the_last_call_of_a_phase(host, press):
     host.model.hooks.on_call = at_call(number, getattr(host.state, press))
     outcome = host.txt2img(SETTINGS, **SIZE)
     assert (outcome.sizes, outcome.calls) == ([square(2)], number + 1)
-    assert "interrupted in phase 3 of 3; this is the image of phase 2" in outcome.comments
+    assert f"{WORDS[press]} in phase 3 of 3; this is the image of phase 2" in outcome.comments
 
 
 @pytest.mark.parametrize("press", ["interrupt", "skip"])
@@ -109,8 +110,8 @@ def test_pressed_in_the_base_image_it_is_the_hosts(host, press):
     alone = host.txt2img(None, **SIZE)
     assert with_phases.calls == 3
     assert np.array_equal(with_phases.images[0], alone.images[0])
-    assert with_phases.comments == "DemoFusion: interrupted in phase 1 of 3; the unfinished base image.\n"
-    assert "DemoFusion stopped: phase 0 of 3 - interrupted" in with_phases.infotext
+    assert with_phases.comments == f"DemoFusion: {WORDS[press]} in phase 1 of 3; the unfinished base image.\n"
+    assert f"DemoFusion stopped: phase 0 of 3 - {WORDS[press]}" in with_phases.infotext
 
 
 @pytest.mark.parametrize("press", ["interrupt", "skip"])
@@ -120,7 +121,7 @@ def test_pressed_in_the_last_call_of_the_base_image(host, press):
     outcome = host.txt2img(SETTINGS, **SIZE)
     assert outcome.calls == SIZE["steps"]
     assert np.array_equal(outcome.images[0], host.txt2img(None, **SIZE).images[0])
-    assert "interrupted in phase 2 of 3; this is the image of phase 1" in outcome.comments
+    assert f"{WORDS[press]} in phase 2 of 3; this is the image of phase 1" in outcome.comments
 
 
 def test_interrupt_between_two_phases(host):

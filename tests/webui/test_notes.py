@@ -78,9 +78,10 @@ def test_the_vaes_mode(host):
 def test_a_stop_is_told_of_its_own_batch(host):
     host.model.hooks.on_call = lambda n: host.state.skip() if n == 5 else None
     first, second = host.txt2img({"scale": 1.4}, **SIZE, n_iter=2).processed.infotexts
-    assert "image 1 of 2: interrupted in phase 2 of 2; this is the image of phase 1" in note(host, first)
+    assert "image 1 of 2: skipped in phase 2 of 2; this is the image of phase 1" in note(host, first)
+    assert "DemoFusion stopped: phase 1 of 2 - skipped" in first
     assert "scale 1.4" in note(host, first)
-    assert note(host, second).startswith("scale 1.4") and "interrupted" not in note(host, second)
+    assert note(host, second).startswith("scale 1.4") and "skipped" not in note(host, second)
 
 
 def test_a_stop_names_the_images_of_its_batch(host):
