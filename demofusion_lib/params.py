@@ -435,14 +435,10 @@ class Params:
 
     def _check_target(self, base_lat: tuple[int, int], target_lat: tuple[int, int]) -> None:
         errors = []
-        for name, size, low in zip(("height", "width"), target_lat, base_lat):
-            value = getattr(self, f"target_{name}")
+        for name, size, low in zip(TARGETS, target_lat, base_lat):
+            value = getattr(self, name)
             if value and not low <= size <= low * MAX_SCALE:
-                low_px, high_px = low * LATENT_PX, int(low * MAX_SCALE) * LATENT_PX
-                allowed = f"0, or {low_px} to {high_px} for this base image"
-                nearest = min(max(value, low_px), high_px)
-                told = f"target_{name} is {value}, allowed: {allowed} (the nearest is {nearest})"
-                errors.append(SettingsError(told, f"target_{name}"))
+                errors.append(target_mistake(name, value, base_lat))
         if errors:
             raise SettingsError.of_all(errors)
 
@@ -494,6 +490,41 @@ class Params:
             f"scale {scale} of {asked} is {asked} again, as sizes go in steps of {LATENT_PX} px: nothing was enlarged; "
             f"the next larger size is {size_text(*scaled_size(*base_lat, larger))}, at scale {larger:g}"
         )
+
+
+TARGETS = ("target_height", "target_width")
+"""In a size's order."""
+
+
+def target_mistake(name: str, value: float, base_lat: tuple[int, int], most_px: int = 0) -> SettingsError:
+    """Of a side that can't be reached from a base latent `(height, width)`. most_px: what else it may not exceed; 0: nothing."""
+    low = base_lat[TARGETS.index(name)] * LATENT_PX
+    high = int(low * MAX_SCALE)
+    if most_px >= low:
+        high = min(high, most_px // LATENT_PX * LATENT_PX)
+    nearest = math.floor(min(max(value, low), high) / LATENT_PX + 0.5) * LATENT_PX
+    allowed = f"0, or {low} to {high} for this base image"
+    multiples = "" if value % LATENT_PX == 0 else f", multiples of {LATENT_PX}"
+    return SettingsError(f"{name} is {quoted(value)}, allowed: {allowed}{multiples} (the nearest is {nearest})", name)
+
+
+def heeding_base(
+    error: SettingsError, args: Sequence[Any], base_lat: tuple[int, int], most_px: int = 0
+) -> SettingsError:
+    """What can't be read of a target's sides, with what can be reached from the base latent. args: that the error is of."""
+    try:
+        values = named(args)
+    except SettingsError:
+        return error
+    told = []
+    for name, message in error.mistakes:
+        value = values.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+        if name in TARGETS and number and min(base_lat) > 0:
+            told.append(target_mistake(name, value, base_lat, most_px))  # type: ignore[arg-type]
+        else:
+            told.append(SettingsError(message, name))
+    return SettingsError.of_all(told)
 
 
 def size_text(height_lat: int, width_lat: int) -> str:

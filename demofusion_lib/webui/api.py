@@ -15,6 +15,7 @@ from ..params import SETTINGS, TITLE, Setting, SettingsError, preset_values, quo
 from ..presets import DEFAULT, PRESETS
 from .choices import THERE, offered
 from .forecast import Forecast, forecast
+from .pasting import take_unread
 from .refusal import refusal
 from .seen import Picture, size_in
 from .tabs import IMG2IMG, TXT2IMG, Tab
@@ -144,6 +145,9 @@ def forecast_of(body: Mapping[str, Any]) -> Forecast:
         wanted_checkpoint=str(override.get("sd_model_checkpoint") or ""),
         **values,
     )
+    unread = take_unread()
+    if unread:
+        told.warnings.append(unread)
     if off and told.nothing:
         told.nothing = "DemoFusion is off: the webui draws its own picture"
     return told

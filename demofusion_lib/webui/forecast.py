@@ -22,7 +22,7 @@ from .checks import check_model, check_sampler
 from .choices import AUTOMATIC, readable
 from .families import NotLoaded
 from .given import start_of
-from .planning import latent_size, plan_of, reach
+from .planning import at_its_base, latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
 from .seen import Picture
 from .speeds import known
@@ -131,7 +131,8 @@ def forecast(
 
     picture: in img2img. others: more of the fields that a run has (`s_churn`, say).
     """
-    settings, error = readable([args] if isinstance(args, Mapping) else args)
+    args = [args] if isinstance(args, Mapping) else args
+    settings, error = readable(args)
     found = checkpoint(wanted_checkpoint)
     told = Forecast(family=found.family.name if found.family else "", checkpoint=found.name, enabled=settings.enabled)
     errors = [error] if error else []
@@ -153,6 +154,8 @@ def forecast(
         refiner_checkpoint_info=refiner if refiner not in (None, "", "None") else None,
         override_settings={"sd_model_checkpoint": wanted_checkpoint}, **(picture.fields() if picture is not None else {}),
     )  # fmt: skip
+    if error:
+        errors = [at_its_base(error, args, p) or error]
     of_sampler = mistakes_of_sampler(p, settings, found)
     if picture is not None and not picture.sizes_px:
         told.nothing = picture.of_folder(settings, p.width, p.height) if picture.folder else NO_PICTURE

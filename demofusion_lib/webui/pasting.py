@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from modules import shared
@@ -13,6 +14,9 @@ from ..presets import DEFAULT, NONE
 from .choices import check_there, todays_names
 from .tabs import IMG2IMG, Tab
 
+UNREAD: ContextVar[str] = ContextVar("demofusion_unread", default="")
+"""What the infotext of a request to the API has that could not be read: the host reads it before it makes the run, and in the
+same context, which no other request has."""
 ENABLED_KEY = SETTINGS[0].key
 STYLES = "Styles array"
 """Among a pasted infotext's parameters: the styles that the host has found in its prompts and taken out of them."""
@@ -83,3 +87,10 @@ def told(errors: list[SettingsError]) -> str:
     """What could not be read, in the page's words; empty where there is nothing to tell."""
     named = SettingsError.of_all(errors).by_label().values()
     return f"DemoFusion: not pasted: {'; '.join(named)}" if errors else ""
+
+
+def take_unread() -> str:
+    """What is to be told of this request's infotext, once."""
+    text = UNREAD.get()
+    UNREAD.set("")
+    return text

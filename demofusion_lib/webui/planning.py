@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core import Phase
-from ..params import LATENT_PX, Params, SettingsError
+from ..params import LATENT_PX, Params, SettingsError, heeding_base
 from ..plan import Levels, Plan
 from . import given
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases, readable
 from .families import family_of, is_guided, plain_sampler, solver_name
-from .options import check_side
+from .options import MAX_SIDE, check_side
 from .tiling import wraps
 
 
@@ -46,6 +46,7 @@ def settings_of(args: Sequence[Any], p: Any) -> Params:
     """Of the page's or the API's arguments. Raises one SettingsError of all that is wrong with them and with what they reach
     from the base image or picture of `p`; what can't be read is the preset's there."""
     settings, error = readable(args)
+    error = at_its_base(error, args, p)
     try:
         reach(p, settings)
     except SettingsError as mistake:
@@ -53,6 +54,13 @@ def settings_of(args: Sequence[Any], p: Any) -> Params:
     if error:
         raise error
     return settings
+
+
+def at_its_base(error: SettingsError | None, args: Sequence[Any], p: Any) -> SettingsError | None:
+    """What could not be read of `args`, as far as the base image of `p` decides what is allowed."""
+    if error is None or given.is_given(p):
+        return error
+    return heeding_base(error, args, latent_size(p), MAX_SIDE.value)
 
 
 def plan_of(p: Any, settings: Params) -> Plan:

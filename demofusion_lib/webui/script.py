@@ -15,6 +15,7 @@ from .given import drop_blank_mask, is_given
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
 from .others import extension_of
+from .pasting import take_unread
 from .planning import draws, plan_of, reach, settings_of
 from .processing import (
     REPLACES_HIRES_FIX,
@@ -76,6 +77,7 @@ class DemoFusionScript(scripts.Script):
             return
         try:
             prepare(p, in_cell(args, axes) if axes else settings_of(args, p))
+            tell_unread(p)
         except Exception as error:
             stop(p, error)
 
@@ -177,6 +179,13 @@ def prepare(p: Any, settings: Params) -> None:
     take_size(p, run)
     p.extra_generation_params.update(to_infotext(p, settings))
     attach(p, run)
+
+
+def tell_unread(p: Any) -> None:
+    """Of the infotext in a request to the API."""
+    text, run = take_unread(), run_of(p)
+    if text:
+        tell(p, [] if run is None else run.notes, text)
 
 
 def yields_to_gallery_button(p: Any) -> bool:

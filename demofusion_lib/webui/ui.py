@@ -166,7 +166,9 @@ def paste(setting: Setting, tab: Tab) -> Callable[[dict[str, Any]], Any]:
             return False if setting is ENABLED and on is False else gr.update()
         values, errors = pasting.read(params)
         if errors and setting is ENABLED:  # once, not for every setting
-            gr.Warning(pasting.told(errors))
+            told = pasting.told(errors)
+            gr.Warning(told)
+            pasting.UNREAD.set(told.removeprefix("DemoFusion: "))
         return values[setting.name]
 
     return value

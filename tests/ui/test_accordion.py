@@ -118,7 +118,9 @@ def test_a_number_out_of_range_stays_and_is_said(page: Page) -> None:
     expect(field).to_have_value("99")
     assert field.get_attribute("aria-describedby") == mistake.get_attribute("id")
     number(page, "demofusion_target_width", "1001")
-    expect(page.locator("#demofusion_target_width .demofusion-mistake")).to_contain_text("the nearest is 1000")
+    expect(page.locator("#demofusion_target_width .demofusion-mistake")).to_contain_text(
+        "64 to 512 for this base image, multiples of 8 (the nearest is 512)"
+    )
     number(page, "demofusion_scale", "")
     expect(page.locator("#demofusion_scale .demofusion-mistake")).to_contain_text("Scale is empty, allowed: 1 to 8")
     for element, value in {"overlap": "0.5", "target_width": "0", "scale": "2"}.items():

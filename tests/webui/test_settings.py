@@ -1,5 +1,6 @@
 """Settings on their way from the API into a generation and from there into its infotext."""
 
+import importlib
 import re
 
 import pytest
@@ -29,7 +30,14 @@ BAD = {
         {"target_width": 64, "target_height": 2048},
         ["target_width is 64", "target_height is 2048"],
     ),
-    "near an allowed one": ({"target_width": 1351}, ["target_width is 1351", "the nearest is 1352"]),
+    "near an allowed one": (
+        {"target_width": 1351},
+        ["target_width is 1351", "128 to 1024 for this base image, multiples of 8 (the nearest is 1024)"],
+    ),
+    "near two allowed ones": (
+        {"target_width": 1e300, "target_height": 515.5},
+        ["target_width is 1e+300", "nearest is 1024", "target_height is 515.5", "nearest is 512"],
+    ),
     "a name that no encoding carries": ({"\ud800": 1}, ["unknown setting '\\ud800'"]),
     "a long name": ({"n" * 200_000: 1}, ["unknown setting 'nnn", "..."]),
     "a long value": ({"scale": "4" * 200_000}, ["scale is '444", "...", "1 to 8"]),
@@ -38,6 +46,19 @@ BAD = {
 }
 LONGEST = 700
 """Characters that no message needs more of."""
+
+
+@pytest.mark.parametrize("base", [(64, 64), (128, 192), (520, 512)], ids=str)
+@pytest.mark.parametrize("value", [1, 100, 515.5, 2047, 99_999])
+def test_the_nearest_of_a_target_is_drawn(host, base, value):
+    """What is offered is not refused next."""
+    width, height = base
+    for name in ("target_width", "target_height"):
+        told = str(host.run(host.generation({name: value}, width=width, height=height)).error)
+        nearest = int(re.search(r"the nearest is (\d+)", told)[1])
+        planning = importlib.import_module("demofusion_lib.webui.planning")
+        p = host.generation(None, width=width, height=height)
+        assert planning.settings_of([{"enabled": True, name: nearest}], p)
 
 
 def in_the_pages_words(text):

@@ -116,6 +116,17 @@ def test_what_cant_be_read_is_named_and_the_rest_restored(host, script):
     assert "Steps per phase is 'many', allowed: " in words and "Phase sampler is 'Gone', allowed: same, " in words
 
 
+def test_a_requests_infotext_that_cant_be_read_is_told_of_its_picture_alone(host, script):
+    """The host's API reads it in the context that it draws in."""
+    spoilt = host.txt2img({"scale": 3, "steps": 7}).infotext.replace("steps: 7", "steps: many")
+    with pytest.warns(UserWarning, match="not pasted"):
+        values = pasted(script, host, spoilt)
+    told = "not pasted: Steps per phase is 'many', allowed: whole numbers 0 to"
+    first, second = host.txt2img(values), host.txt2img(values)
+    assert told in first.comments and "DemoFusion note" in first.infotext
+    assert "not pasted" not in second.comments and "DemoFusion note" not in second.infotext
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -296,7 +307,7 @@ def test_what_is_wrong_is_told_by_its_field_in_its_labels_words(host):
     told = answered(host, overlap=99, target_width=1001, scale=None)["mistakes"]
     assert told == {
         "scale": "Scale is empty, allowed: 1 to 8",
-        "target_width": "Target width is 1001, allowed: whole numbers 0 to 16384, multiples of 8 (the nearest is 1000)",
+        "target_width": "Target width is 1001, allowed: 0, or 128 to 1024 for this base image, multiples of 8 (the nearest is 1000)",
         "overlap": "Window overlap is 99, allowed: 0 to 0.9 (the nearest is 0.9)",
     }
     assert "width" in " ".join(answered(host, {"width": None})["said"])
