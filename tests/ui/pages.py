@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import re
+from typing import Any
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
 QUIET = [
@@ -17,7 +22,9 @@ GROUPS = ("phases", "method", "windows", "memory")
 
 def visit(page: Page, query: str = "/") -> None:
     page.goto(query, wait_until="domcontentloaded")
-    page.wait_for_function("typeof gradio_config !== 'undefined' && document.querySelector('#demofusion_scale[title]')")
+    page.wait_for_function(
+        "typeof gradio_config !== 'undefined' && document.querySelector('#demofusion_scale[title]')", timeout=120_000
+    )
     if not page.locator("body[data-ready]").count():
         page.wait_for_timeout(2000)  # the host goes on building the page for a while
 
@@ -34,27 +41,46 @@ def prepare(page: Page) -> None:
         number(page, f"txt2img_{element}", value)
 
 
-def tick(page: Page) -> None:
-    page.locator("#demofusion_enabled .label-wrap").first.click()
-    expect(page.locator("#demofusion_enabled-visible-checkbox")).to_be_checked()
-    expect(page.locator("#demofusion_scale input[type=number]")).to_be_visible()
+def tick(page: Page, prefix: str = "demofusion_") -> None:
+    """prefix: of the accordion's element ids."""
+    page.locator(f"#{prefix}enabled .label-wrap").first.click()
+    expect(page.locator(f"#{prefix}enabled-visible-checkbox")).to_be_checked()
+    expect(page.locator(f"#{prefix}scale input[type=number]")).to_be_visible()
 
 
-def generate(page: Page) -> None:
-    page.click("#txt2img_generate")
+def generate(page: Page, tab: str = "txt2img") -> None:
+    page.click(f"#{tab}_generate")
     page.wait_for_timeout(1500)  # the page shows its Interrupt button from the click until the answer is there
-    expect(page.locator("#txt2img_interrupt")).to_be_hidden(timeout=60_000)
+    expect(page.locator(f"#{tab}_interrupt")).to_be_hidden(timeout=60_000)
     page.wait_for_timeout(1000)
 
 
-def picture(page: Page) -> bytes:
-    return urlopen(urljoin(page.url, page.locator("#txt2img_gallery img").first.get_attribute("src"))).read()
+def picture(page: Page, tab: str = "txt2img") -> bytes:
+    return urlopen(urljoin(page.url, page.locator(f"#{tab}_gallery img").first.get_attribute("src"))).read()
 
 
-def open_groups(page: Page) -> None:
+def open_groups(page: Page, prefix: str = "demofusion-") -> None:
     for group in GROUPS:
-        page.locator(f"#demofusion-{group} > .label-wrap").click()
+        page.locator(f"#{prefix}{group} > .label-wrap").click()
 
 
 def choose(page: Page, element: str, value: str) -> None:
     page.locator(f"#{element} input[value='{value}']").check()
+
+
+def go_to(page: Page, tab: str) -> None:
+    """tab: as its button is called."""
+    page.locator("#tabs > .tab-nav button", has_text=re.compile(f"^ *{tab} *$")).click()
+
+
+def png(width: int, height: int, infotext: str = "") -> dict[str, Any]:
+    """A file as somebody chooses it: of one colour, with what a picture of the webui says of itself."""
+    file, told = io.BytesIO(), PngInfo()
+    if infotext:
+        told.add_text("parameters", infotext)
+    Image.new("RGB", (width, height), (40, 120, 160)).save(file, "PNG", pnginfo=told)
+    return {"name": f"{width}x{height}.png", "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def give(page: Page, element: str, file: dict[str, Any]) -> None:
+    page.locator(f"#{element} input[type=file]").first.set_input_files([file])
