@@ -11,6 +11,11 @@ const hasLocalization = () => false;
 const getTranslation = () => undefined;
 const updateInput = (field) => field.dispatchEvent(new Event("input", {bubbles: true}));
 
+function get_tab_index(tabs) {
+    const buttons = [...document.querySelector(`#${tabs} > .tab-nav`).querySelectorAll("button")];
+    return Math.max(0, buttons.findIndex((button) => button.classList.contains("selected")));
+}
+
 function showTooltips() {
     for (const {props} of gradio_config.components) {
         const shown = props.elem_id && document.getElementById(props.elem_id);
@@ -46,7 +51,7 @@ function makeInput(accordion) {
 }
 
 new MutationObserver((_, observer) => {
-    if (!document.getElementById("txt2img_gallery")) return;
+    if (!document.getElementById("img2img_gallery")) return;
     observer.disconnect();
     showTooltips();
     for (const hidden of document.querySelectorAll("[id$=-checkbox]")) {

@@ -1,4 +1,4 @@
-"""A page of the webui's kind in real gradio: its txt2img fields under their ids, our accordion, our JavaScript and style.
+"""A page of the webui's kind in real gradio: both tabs' fields under their ids, our accordions, our JavaScript and style.
 
     python -m tests.ui.double
 
@@ -23,31 +23,66 @@ SCRIPTS = (HERE / "double.js", ROOT / "javascript" / "demofusion.js")
 TOLD = "port: "
 
 
-def numbers() -> list[Any]:
-    """The fields that stand above the scripts on the webui's page."""
+OVER = {
+    "img2img_image": "editor", "img2img_sketch": "color-sketch", "img2maskimg": "sketch", "inpaint_sketch": "color-sketch",
+    "img_inpaint_base": "editor",
+}  # fmt: skip
+"""The pictures of the img2img tab and their tools, each in a tab of its own."""
+
+
+def numbers(tab: str) -> list[Any]:
+    """The fields that stand above the scripts in both of the webui's tabs."""
     return [
-        gr.Textbox(label="Prompt", elem_id="txt2img_prompt", lines=3),
-        gr.Dropdown(["Euler", "DPM++ 2M"], value="Euler", label="Sampling method", elem_id="txt2img_sampling"),
-        gr.Dropdown(["Automatic", "Karras"], value="Automatic", label="Schedule type", elem_id="txt2img_scheduler"),
-        gr.Slider(1, 150, 20, step=1, label="Sampling steps", elem_id="txt2img_steps"),
-        gr.Slider(64, 2048, 512, step=8, label="Width", elem_id="txt2img_width"),
-        gr.Slider(64, 2048, 512, step=8, label="Height", elem_id="txt2img_height"),
-        gr.Slider(1, 100, 1, step=1, label="Batch count", elem_id="txt2img_batch_count"),
-        gr.Slider(1, 8, 1, step=1, label="Batch size", elem_id="txt2img_batch_size"),
-        gr.Slider(1, 30, 7, step=0.5, label="CFG Scale", elem_id="txt2img_cfg_scale"),
-        gr.Number(-1, label="Seed", elem_id="txt2img_seed", precision=0, interactive=True),
+        gr.Textbox(label="Prompt", elem_id=f"{tab}_prompt", lines=3),
+        gr.Dropdown(["Euler", "DPM++ 2M"], value="Euler", label="Sampling method", elem_id=f"{tab}_sampling"),
+        gr.Dropdown(["Automatic", "Karras"], value="Automatic", label="Schedule type", elem_id=f"{tab}_scheduler"),
+        gr.Slider(1, 150, 20, step=1, label="Sampling steps", elem_id=f"{tab}_steps"),
+        gr.Slider(1, 100, 1, step=1, label="Batch count", elem_id=f"{tab}_batch_count"),
+        gr.Slider(1, 8, 1, step=1, label="Batch size", elem_id=f"{tab}_batch_size"),
+        gr.Slider(1, 30, 7, step=0.5, label="CFG Scale", elem_id=f"{tab}_cfg_scale"),
+        gr.Number(-1, label="Seed", elem_id=f"{tab}_seed", precision=0, interactive=True),
     ]
 
 
-def page(script: Any, accordion: Any) -> gr.Blocks:
-    """script: ours. accordion: the class that the webui makes accordions of which are inputs."""
+def sides(tab: str) -> list[Any]:
+    return [gr.Slider(64, 2048, 512, step=8, label=s.title(), elem_id=f"{tab}_{s}") for s in ("width", "height")]
+
+
+def of_picture() -> list[Any]:
+    """What the img2img tab alone has."""
+    with gr.Tabs(elem_id="mode_img2img"):
+        for element, tool in OVER.items():
+            with gr.TabItem(element):
+                gr.Image(elem_id=element, source="upload", interactive=True, type="pil", tool=tool, show_label=False)
+        with gr.TabItem("Batch"):
+            gr.Files(label="Files")
+    modes = ["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
+    made = [gr.Radio(modes, value=modes[0], type="index", label="Resize mode", elem_id="resize_mode")]
+    with gr.Tabs(elem_id="img2img_tabs_resize"):
+        with gr.TabItem("Resize to"):
+            made += sides("img2img")
+        with gr.TabItem("Resize by"):
+            made.append(gr.Slider(0.05, 4, 1, step=0.05, label="Scale", elem_id="img2img_scale"))
+    strength = gr.Slider(0, 1, 0.75, step=0.01, label="Denoising strength", elem_id="img2img_denoising_strength")
+    return [*made, strength]
+
+
+def page(scripts: Any, accordion: Any) -> gr.Blocks:
+    """scripts: two of ours. accordion: the class that the webui makes accordions of which are inputs."""
+    of_prompt, of_given = scripts
     with gr.Blocks(analytics_enabled=False, css=(ROOT / "style.css").read_text(encoding="utf-8")) as blocks:
-        made = numbers()
-        with accordion(False, label="Hires. fix", elem_id="txt2img_hr") as hires:
-            gr.Slider(1, 4, 2, label="Upscale by", elem_id="txt2img_hr_scale")
-        made += [hires, *script.ui(False)]
-        for part in [*made, gr.Gallery(elem_id="txt2img_gallery", label="Output")]:
-            script.after_component(part)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.TabItem("txt2img"):
+                made = [*numbers("txt2img"), *sides("txt2img")]
+                with accordion(False, label="Hires. fix", elem_id="txt2img_hr") as hires:
+                    gr.Slider(1, 4, 2, label="Upscale by", elem_id="txt2img_hr_scale")
+                made += [hires, *of_prompt.ui(False), gr.Gallery(elem_id="txt2img_gallery", label="Output")]
+            with gr.TabItem("img2img"):
+                others = [*numbers("img2img"), *of_picture()]
+                others += [*of_given.ui(True), gr.Gallery(elem_id="img2img_gallery", label="Output")]
+        for script, parts in ((of_prompt, made), (of_given, others)):
+            for part in parts:
+                script.after_component(part)
     return blocks
 
 
@@ -91,7 +126,7 @@ def main() -> None:
     host.install()
     with_tooltips()
     with_scripts()
-    blocks = page(host.our_script(), host.ui_components.InputAccordion)
+    blocks = page((host.our_script(), host.our_script()), host.ui_components.InputAccordion)
     blocks.launch(
         prevent_thread_lock=True, quiet=True, show_api=False, share=False, allowed_paths=[str(ROOT)],
         server_name="127.0.0.1", server_port=free_port(),

@@ -17,10 +17,10 @@ from tests.busy import Watch
 from .pages import GROUPS, generate, number, open_groups, prepare, tick, visit
 
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-LINE = ".demofusion-line"
+LINE = "#demofusion_enabled .demofusion-line"
 
 TIMED = """([selector, value]) => new Promise((done) => {
-    const field = document.querySelector(selector), line = document.querySelector(".demofusion-line");
+    const field = document.querySelector(selector), line = document.querySelector("#demofusion_enabled .demofusion-line");
     const begun = performance.now();
     const observer = new MutationObserver(() => { observer.disconnect(); done(performance.now() - begun); });
     observer.observe(line, {childList: true, subtree: true, characterData: true});

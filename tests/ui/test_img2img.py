@@ -76,6 +76,7 @@ def test_levels(page: Page) -> None:
             expect(page.locator(f"#{OURS}{setting.name}")).to_be_visible()
 
 
+@pytest.mark.page
 def test_the_line_follows_the_picture_of_the_open_tab(page: Page, asked: list[str]) -> None:
     """And none is sent for it."""
     tick(page, OURS)
@@ -103,6 +104,7 @@ def test_the_line_follows_the_picture_of_the_open_tab(page: Page, asked: list[st
     assert {tuple(json.loads(body)["data"][-1]["size"] or ()) for body in lines} >= {(), (512, 384), (544, 400)}
 
 
+@pytest.mark.page
 def test_the_line_follows_the_tabs_own_fields(page: Page) -> None:
     tick(page, OURS)
     give(page, PLACES[0], png(512, 384))
@@ -143,8 +145,10 @@ def test_nothing_is_asked_with_the_box_unticked(page: Page, asked: list[str]) ->
     assert not [body for body in asked if '"tab"' in body]
 
 
+@pytest.mark.page
 def test_mistakes_stand_beside_their_fields_in_this_tab_alone(page: Page) -> None:
-    small(page)
+    give(page, PLACES[0], png(96, 64))
+    tick(page, OURS)
     open_groups(page, PARTS)
     field = page.locator(f"#{OURS}overlap input[type=number]")
     field.fill("99")
@@ -156,13 +160,20 @@ def test_mistakes_stand_beside_their_fields_in_this_tab_alone(page: Page) -> Non
     expect(page.locator(".demofusion-mistake")).to_have_count(1)
     number(page, f"{OURS}target_width", "8")
     expect(page.locator(f"#{OURS}target_width .demofusion-mistake")).to_contain_text("allowed", timeout=WAIT)
-    generate(page, "img2img")
-    expect(page.locator("#html_log_img2img .error")).to_contain_text("overlap is 99")
     for name, value in {"overlap": "0.5", "target_width": "0"}.items():
         number(page, f"{OURS}{name}", value)
     expect(page.locator(".demofusion-mistake")).to_have_count(0, timeout=WAIT)
 
 
+def test_what_a_run_is_refused_for_looks_like_an_error(page: Page) -> None:
+    small(page)
+    page.locator(f"#{PARTS}windows > .label-wrap").click()
+    number(page, f"{OURS}overlap", "99")
+    generate(page, "img2img")
+    expect(page.locator("#html_log_img2img .error")).to_contain_text("overlap is 99")
+
+
+@pytest.mark.page
 def test_switch_and_lock_keep_the_pictures_shape(page: Page) -> None:
     give(page, PLACES[0], png(512, 768))
     tick(page, OURS)
@@ -204,11 +215,11 @@ def test_keyboard_alone(page: Page) -> None:
     assert {f"{PARTS}target-switch", f"{PARTS}target-lock"} <= set(reached)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 500])
+@pytest.mark.parametrize(
+    ("width", "theme"),
+    [(1400, "light"), (1400, "dark"), (500, "light"), pytest.param(500, "dark", marks=pytest.mark.page)],
+)
 def test_no_serious_violation_and_no_overflow(page: Page, theme: str, width: int) -> None:
-    if not AXE.exists():
-        pytest.skip("npm install --prefix tests/ui")
     page.set_viewport_size({"width": width, "height": 1300})
     visit(page, f"?__theme={theme}")
     go_to(page, "img2img")

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from demofusion_lib.params import SETTINGS
+from demofusion_lib.webui.tabs import PICTURE_HELP
 
 from .pages import choose, generate, number, open_groups, picture, prepare, tick
 
@@ -16,7 +17,8 @@ def test_every_setting_has_a_tooltip(page: Page) -> None:
         "() => [...document.querySelectorAll('[id^=demofusion_]')].filter(e => /^demofusion_[a-z0-9_]+$/.test(e.id))"
         ".map(e => [e.id, e.title || e.querySelector('.label-wrap')?.title])"
     )
-    assert dict(titles) == {s.elem_id: s.help for s in SETTINGS}
+    of_picture = {f"demofusion_img2img_{s.name}": PICTURE_HELP.get(s.name, s.help) for s in SETTINGS}
+    assert dict(titles) == {s.elem_id: s.help for s in SETTINGS} | of_picture
 
 
 def test_one_tick_draws_the_larger_image(page: Page) -> None:
