@@ -7,6 +7,7 @@ in its way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ from .tabs import IMG2IMG, TABS, TXT2IMG, Tab
 
 NAMES = {element: name for tab in TABS for name, element in tab.of_host.items()}
 LAST = {tab.last for tab in TABS}
+
+LABELS = {
+    "width": "Width", "height": "Height", "steps": "Sampling steps", "batch_size": "Batch size", "n_iter": "Batch count",
+    "denoising_strength": "Denoising strength",
+}  # fmt: skip
+"""Of the host's own fields, as its page has them."""
+OF_HOST = re.compile(rf"(^|; )({'|'.join(LABELS)})(?= is )")
 
 
 class Following:
@@ -77,6 +85,8 @@ def answer(values: Sequence[Any], of_host: dict[str, Any]) -> dict[str, Any]:
 def shown(told: Forecast) -> dict[str, Any]:
     """`line` and what is to be said below it; `mistakes` by setting, to be said beside its field."""
     words = {name: text.replace(" is None,", " is empty,") for name, text in told.mistakes.items()}
+    if BASE in words:
+        words[BASE] = OF_HOST.sub(lambda found: found[1] + LABELS[found[2]], words[BASE])
     said = [text for name, text in words.items() if name == BASE] + told.warnings
     if told.cropped and not any("crop" in text for text in said):
         said.append(told.cropped)

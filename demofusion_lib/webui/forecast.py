@@ -184,7 +184,21 @@ def forecast(
         told.nothing = why_nothing(p, settings) or scale_one(p)
     if not errors and not of_sampler:
         count(told, p, settings, found, phases)
-    return refused(told, errors, of_sampler)
+    of_file = mistakes_of_resume(settings, "txt2img" if picture is None else "img2img") if phases else []
+    return refused(told, errors, [*of_sampler, *of_file])
+
+
+def mistakes_of_resume(settings: Params, tab: str) -> list[SettingsError]:
+    if not settings.resume:
+        return []
+    from .resuming import check_there
+
+    options = (f"outdir_{tab}_samples", "outdir_samples")
+    try:
+        check_there(settings.resume, [getattr(shared.opts, name, None) or "" for name in options])
+    except SettingsError as error:
+        return [error]
+    return []
 
 
 def is_count(value: Any) -> bool:

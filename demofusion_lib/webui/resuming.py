@@ -11,8 +11,9 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -104,7 +105,9 @@ def find(p: Any, name: str) -> str:
     if name == LAST:
         return _newest(folder(p))
     if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-        raise SettingsError(f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {place_told()}")
+        raise SettingsError(
+            f"resume is {quoted(name)}, allowed: {LAST}, or the name of a file in {place_told()}", "resume"
+        )
     return os.path.join(folder(p), name)
 
 
@@ -114,8 +117,31 @@ def _newest(place: str) -> str:
     except OSError:
         files = []
     if not files:
-        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {place_told()}")
+        raise SettingsError(f"resume is {LAST!r}, and no run has left a file in {place_told()}", "resume")
     return max(files, key=lambda entry: entry.stat().st_mtime_ns).path
+
+
+def check_there(name: str, outpaths: Sequence[str]) -> None:
+    """outpaths: the host's folders for pictures, by the page and by the API. Raises SettingsError, in a run's words, where
+    none of them has the file that `resume` names."""
+    mistakes = []
+    for outpath in outpaths:
+        try:
+            path = find(SimpleNamespace(outpath_samples=outpath), name)
+            if os.path.exists(path):
+                return
+            saved.read(path)
+        except saved.ResumeError as error:
+            mistakes.append(_told_of(error, path))
+        except SettingsError as error:
+            mistakes.append(error)
+    raise mistakes[0]
+
+
+def _told_of(error: saved.ResumeError, path: str) -> SettingsError:
+    """Where the webui's folders lie is nobody's business who asks its API."""
+    told = str(error).removeprefix("DemoFusion: ").replace(quoted(path), quoted(os.path.basename(path)), 1)
+    return SettingsError(told, "resume")
 
 
 def resumed(p: Any, plan: Plan) -> tuple[str, SavedPhase] | None:
@@ -143,9 +169,8 @@ def _checked(path: str, plan: Plan, parts: list[dict[str, str]]) -> SavedPhase:
         differing = [saved.differences(_known(found), each) for each in parts]
         if all(differing):
             saved.check_made_of(path, _told(min(differing, key=len)))
-    except saved.ResumeError as error:  # where the webui's folders lie is nobody's business who asks its API
-        told = str(error).removeprefix("DemoFusion: ")
-        raise SettingsError(told.replace(quoted(path), quoted(os.path.basename(path)), 1)) from None
+    except saved.ResumeError as error:
+        raise _told_of(error, path) from None
     sizes = [plan.first_lat, *((phase.height_lat, phase.width_lat) for phase in plan.phases)]
     fits = found.number <= len(sizes) and found.latent.shape == (plan.images, 4, *sizes[found.number - 1])
     if not fits:

@@ -233,7 +233,29 @@ def test_a_damaged_file_is_refused_in_one_line(host, how, page):
     outcome = host.run(p, page=page)
     assert outcome.calls == 0
     told = outcome.comments if page else str(outcome.error)
-    assert f"resume is '{name}', which is damaged" in told and len(told.strip().splitlines()) == 1
+    assert (
+        f"{'Resume' if page else 'resume'} is '{name}', which is damaged" in told
+        and len(told.strip().splitlines()) == 1
+    )
+
+
+@pytest.mark.parametrize("name", ["5-0000.safetensors", "../5-0000.safetensors", "last"])
+def test_a_file_that_is_not_there_is_told_while_it_is_typed(host, name):
+    """In the run's words, by the page and the API; where either of them saves is looked."""
+    forecast = importlib.import_module("demofusion_lib.webui.forecast").forecast
+    asked = {"enabled": True, **SETTINGS, "resume": name}
+    told = forecast(asked, **SIZE, sampler="Euler")
+    assert str(told.error) == str(host.run(host.generation(asked, **SIZE)).error)
+    assert told.mistakes["resume"].startswith(f"Resume is {name!r}, ")
+    assert forecast({**asked, "scale": 1}, **SIZE).error is None
+    if name.startswith(".."):
+        return
+    (Path("elsewhere") / "demofusion").mkdir(parents=True)
+    (Path("elsewhere") / "demofusion" / "5-0000.safetensors").touch()
+    for option in ("outdir_samples", "outdir_txt2img_samples"):
+        host.opts.set(option, "elsewhere")
+        assert forecast(asked, **SIZE, sampler="Euler").error is None
+        host.opts.set(option, "")
 
 
 @pytest.mark.parametrize(

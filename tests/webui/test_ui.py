@@ -310,7 +310,15 @@ def test_what_is_wrong_is_told_by_its_field_in_its_labels_words(host):
         "target_width": "Target width is 1001, allowed: 0, or 128 to 1024 for this base image, multiples of 8 (the nearest is 1000)",
         "overlap": "Window overlap is 99, allowed: 0 to 0.9 (the nearest is 0.9)",
     }
-    assert "width" in " ".join(answered(host, {"width": None})["said"])
+
+
+def test_what_is_wrong_with_the_hosts_own_fields_is_told_in_its_labels_words(host):
+    told = answered(host, {"width": None, "steps": 0, "n_iter": 2.5})["said"]
+    assert told == [
+        "Width is empty, allowed: whole numbers, 1 or more; Sampling steps is 0, allowed: whole numbers, 1 or more; "
+        "Batch count is 2.5, allowed: whole numbers, 1 or more"
+    ]
+    assert answered(host, {"steps": 5000})["said"][0] == "Sampling steps is 5000, allowed for the base image: 1 to 1000"
 
 
 def test_what_will_be_otherwise_is_said(host):
@@ -496,7 +504,7 @@ def test_strength_0_enlarges_and_draws_nothing(host):
 
 def test_a_strength_that_is_being_typed(host):
     told = answered_of(host, of_host={"denoising_strength": None})
-    assert told["line"] == "" and told["said"] == ["denoising_strength is empty, allowed: 0 to 1"]
+    assert told["line"] == "" and told["said"] == ["Denoising strength is empty, allowed: 0 to 1"]
 
 
 def test_nothing_is_enlarged_where_the_target_is_no_larger(host):
