@@ -17,7 +17,7 @@ from .choices import THERE, offered
 from .forecast import Forecast, forecast
 from .pasting import take_unread
 from .refusal import refusal
-from .seen import Picture, size_in
+from .seen import Picture, mask_in, size_in
 from .tabs import IMG2IMG, TXT2IMG, Tab
 
 PREFIX = "/demofusion/v1"
@@ -28,6 +28,10 @@ FIELDS = {
     "refiner_checkpoint": "refiner", "s_churn": "s_churn", "s_noise": "s_noise", "s_tmin": "s_tmin", "s_tmax": "s_tmax",
 }  # fmt: skip
 """Of a request, what a forecast asks for, and under which name."""
+OF_MASK = {
+    "inpainting_fill": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 0, "inpainting_mask_invert": 0, "mask_round": True,
+}  # fmt: skip
+"""Of an img2img request, and what they are where it doesn't say."""
 BODY, CREDENTIALS = Body(...), Depends(HTTPBasic())
 
 
@@ -157,11 +161,19 @@ def of_img2img(asked: Any) -> dict[str, Any]:
     """What a forecast asks for of such a request alone. Raises SettingsError."""
     given = asked.init_images or []
     strength = 0.75 if asked.denoising_strength is None else asked.denoising_strength
-    picture = Picture(
-        [size_in(each) for each in given], asked.resize_mode or 0, denoising_strength=strength, masked=bool(asked.mask)
-    )
-    told = {"picture": picture, "inpainting_fill": asked.inpainting_fill, "inpaint_full_res": asked.inpaint_full_res}
-    return told | {"batch_size": len(given) if len(given) > 1 else asked.batch_size, "enable_hr": False}
+    mask = mask_in(asked.mask) if asked.mask else None
+    blur = getattr(asked, "mask_blur", None)
+    told = {name: getattr(asked, name, default) for name, default in OF_MASK.items()}
+    told |= {
+        f"mask_blur_{axis}": getattr(asked, f"mask_blur_{axis}", 4) if not isinstance(blur, int) else blur
+        for axis in "xy"
+    }
+    return {
+        **told, "enable_hr": False, "batch_size": len(given) if len(given) > 1 else asked.batch_size,
+        "picture": Picture(
+            [size_in(each) for each in given], asked.resize_mode or 0, denoising_strength=strength, mask=mask
+        ),
+    }  # fmt: skip
 
 
 def switched_on(args: Sequence[Any]) -> bool:

@@ -22,7 +22,7 @@ from .checks import check_model, check_sampler
 from .choices import AUTOMATIC, readable
 from .families import NotLoaded
 from .given import start_of
-from .planning import at_its_base, latent_size, plan_of, reach
+from .planning import at_its_base, draws, latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
 from .seen import Picture
 from .speeds import known
@@ -164,6 +164,7 @@ def forecast(
         base_lat, phases = reach(p, settings)
     except SettingsError as mistake:
         return refused(told, [*errors, mistake])
+    drawn = draws(p, settings, phases)
     climbed = [pixels((f.height_lat, f.width_lat)) for f in phases]
     if picture is None:
         told.sizes = [pixels(latent_size(p)), *climbed]
@@ -177,10 +178,10 @@ def forecast(
             [start.picture_px, *climbed],
             f"an image of {size_text(start.native_lat, start.native_lat)}",
         )
-        if phases and not of_sampler:
+        if drawn and not of_sampler:
             with contextlib.suppress(NotLoaded):
-                told.warnings += remarks(p, settings, base_lat)
-    if not phases:
+                told.warnings += [*remarks(p, settings, base_lat), *picture.remarks(others.get("inpaint_full_res"))]
+    if not drawn:
         told.nothing = why_nothing(p, settings) or scale_one(p)
     if not errors and not of_sampler:
         count(told, p, settings, found, phases)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..params import Params, SettingsError, quoted
+from .masks import UNSEEN
 
 MASKED, FOLDER = (2, 3, 4), 5
 """By their places among the tabs over the picture: those with a mask, and the one of many pictures."""
 
+UNSEEN_AREA = "told of the whole picture: of the masked area alone less is drawn"
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag, and those of its values that swap width and height."""
 
@@ -25,7 +27,7 @@ class Picture:
     """sizes_px: `(width, height)` of each that was given, which is one but for the API; none where there is none yet.
 
     resize_mode, denoising_strength: the tab's. scale_by: where "Resize by" is open. folder: of the tab Batch, whose pictures
-    nobody has looked at. masked: whether a mask is given, in the inpaint tabs.
+    nobody has looked at. mask: in the inpaint tabs, `masks.UNSEEN` where the page has it; else Pillow's.
     """
 
     sizes_px: Sequence[tuple[int, int]] = ()
@@ -33,7 +35,7 @@ class Picture:
     denoising_strength: float | None = 0.75
     scale_by: float | None = None
     folder: bool = False
-    masked: bool = False
+    mask: Any = None
 
     def mistakes(self) -> list[SettingsError]:
         """Of what the tab's fields can be while somebody types."""
@@ -46,9 +48,11 @@ class Picture:
         """Of the host's processing object. What stands for the pictures has their sizes alone."""
         images = [SimpleNamespace(size=size) for size in self.sizes_px]
         return {
-            "init_images": images, "image_mask": images[0] if self.masked and images else None,
-            "resize_mode": self.resize_mode, "denoising_strength": self.denoising_strength,
+            "init_images": images, "image_mask": self.mask, "resize_mode": self.resize_mode, "denoising_strength": self.denoising_strength,
         }  # fmt: skip
+
+    def remarks(self, inpaint_full_res: Any) -> list[str]:
+        return [UNSEEN_AREA] if self.mask is UNSEEN and inpaint_full_res else []
 
     def of_folder(self, settings: Params, width: int, height: int) -> str:
         """What can be said before any of its pictures is seen. width, height: the tab's own size."""
@@ -78,7 +82,7 @@ def read(of_host: Mapping[str, Any], seen: Any) -> dict[str, Any]:
         told["width"], told["height"] = (int(length * scale_by) for length in size)
     told["picture"] = Picture(
         [size] if size is not None and tab != FOLDER else [],
-        scale_by=scale_by, folder=tab == FOLDER, masked=tab in MASKED, **of_picture,
+        scale_by=scale_by, folder=tab == FOLDER, mask=UNSEEN if tab in MASKED else None, **of_picture,
     )  # fmt: skip
     return told
 
@@ -94,15 +98,29 @@ def size_of(value: Any) -> tuple[int, int] | None:
 
 def size_in(encoded: Any) -> tuple[int, int]:
     """`(width, height)` in pixels of a picture in base64, turned as its EXIF says; it isn't kept. Raises SettingsError."""
+
+    def size(image: Any) -> tuple[int, int]:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
+
+    return opened(encoded, "init_images", size)
+
+
+def mask_in(encoded: Any) -> Any:
+    """A mask in base64, as an image of Pillow's. Raises SettingsError."""
+    return opened(encoded, "mask", ImageOps.exif_transpose)
+
+
+def opened(encoded: Any, field: str, read: Callable[[Any], Any]) -> Any:
+    """What `read` makes of a picture in base64. field: of the request."""
     allowed = "allowed: pictures in base64"
     if not isinstance(encoded, str):
-        raise SettingsError(f"init_images holds {quoted(encoded)}, {allowed}")
+        raise SettingsError(f"{field} holds {quoted(encoded)}, {allowed}")
     if encoded.startswith(("http://", "https://")):
-        raise SettingsError(f"init_images holds an address, {quoted(encoded)}, which is not fetched here; {allowed}")
+        raise SettingsError(f"{field} holds an address, {quoted(encoded)}, which is not fetched here; {allowed}")
     data = encoded.partition(",")[2] if encoded.startswith("data:image/") else encoded
     try:
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
+            return read(image)
     except Exception:
-        raise SettingsError(f"init_images holds {quoted(encoded)}, which is no whole picture; {allowed}") from None
+        raise SettingsError(f"{field} holds {quoted(encoded)}, which is no whole picture; {allowed}") from None

@@ -226,6 +226,28 @@ def test_what_is_no_picture(client, picture):
     assert detail.endswith("allowed: pictures in base64")
 
 
+def masked(box=None, width=512, height=512):
+    image, file = Image.new("L", (width, height)), io.BytesIO()
+    if box:
+        image.paste(255, box)
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_behind_a_mask(client):
+    """Of a whole picture, and of the area that is masked alone."""
+    fields = {"inpainting_fill": 1, "mask_blur_x": 0, "mask_blur_y": 0}
+    mask = masked((128, 128, 384, 384))
+    whole = of_picture(client, encoded(512, 512), mask=mask, inpaint_full_res=False, **fields)
+    assert sizes(whole) == [(512, 512), (1024, 1024)] and whole.json()["phases"][0]["evaluations"] > 0
+    area = of_picture(client, encoded(1024, 1024), mask=masked((256, 256, 768, 768), 1024, 1024), **fields)
+    assert sizes(area) == [(512, 512), (1024, 1024)] and "512x512 px around the mask" in area.json()["warnings"][0]
+    noise = of_picture(client, encoded(512, 512), mask=mask, inpainting_fill=2)
+    assert noise.status_code == 422 and "masked content is 'latent noise'" in noise.json()["detail"]
+    answer = of_picture(client, encoded(512, 512), mask="no mask")
+    assert answer.status_code == 422 and "mask holds 'no mask', which is no whole picture" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.png", "https://example.org/a.png"])
 def test_no_address_is_asked_for_a_picture(client, url):
     answer = of_picture(client, url)

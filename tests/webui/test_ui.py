@@ -530,3 +530,18 @@ def test_a_folders_pictures(host):
 
 def test_a_picture_that_nobody_can_draw_is_told(host):
     assert "the picture is 20000x50 px, allowed: " in " ".join(answered_of(host, {"size": [20000, 50]})["said"])
+
+
+@pytest.mark.parametrize("tab", [2, 3, 4])
+def test_behind_a_mask(host, tab):
+    """Whose pixels are not sent: of its area alone nothing can be reckoned."""
+    whole = answered_of(host, {"tab": tab})
+    assert whole["line"].startswith("512x384 -> 1024x768") and whole["said"] == []
+    plain = answered_of(host)["line"]
+    assert whole["line"] != plain  # phase 1 is drawn, too
+    assert answered_of(host, {"tab": tab}, {"inpaint_full_res": 1})["said"] == [
+        "told of the whole picture: of the masked area alone less is drawn"
+    ]
+    noise = answered_of(host, {"tab": tab}, {"inpainting_fill": 2})
+    assert noise["line"] == "" and "masked content is 'latent noise'" in noise["said"][0]
+    assert answered_of(host, of_host={"inpainting_fill": 2})["line"] == plain

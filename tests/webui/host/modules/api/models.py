@@ -43,3 +43,6 @@ class StableDiffusionImg2ImgProcessingAPI(_Request):
     inpainting_fill: int | None = 0
     inpaint_full_res: bool | None = True
     inpaint_full_res_padding: int | None = 0
+    inpainting_mask_invert: int | None = 0
+    mask_blur_x: int | None = 4
+    mask_blur_y: int | None = 4
