@@ -152,22 +152,23 @@ def folder_of(p: Any) -> str:
 def tiled(
     p: Any, mode: str, larger_than: int, tell: Callable[[str], None], progress: Progress
 ) -> Iterator[TiledDecode | None]:
-    """Puts a `TiledDecode` into the model that is loaded, and takes it out again whatever happens. None: the host's own."""
+    """Puts a `TiledDecode` into the model that is loaded, and takes it out again whatever happens. None: the host's own decoder,
+    of which live previews take no more of the time either.
+    """
     model = p.sd_model.first_stage_model
     before = vars(model).get("decode")
-    if mode == "host":
+    if before is not None and getattr(before, "__name__", "") != LENT:
+        if mode != "host":
+            tell(f"{extension_of(before)} decodes the phases")
         yield None
-    elif before is not None and getattr(before, "__name__", "") != LENT:
-        tell(f"{extension_of(before)} decodes the phases")
-        yield None
-    else:
-        model.decode = decode = TiledDecode(
-            model, mode, larger_than, folder_of(p), tell, progress, p.sd_model.scale_factor
-        )
-        try:
-            yield decode
-        finally:
-            if before is None:
-                del model.decode
-            else:
-                model.decode = before
+        return
+    decode = TiledDecode(model, mode, larger_than, folder_of(p), tell, progress, p.sd_model.scale_factor)
+    decode.readable = mode != "host"
+    model.decode = decode
+    try:
+        yield decode if decode.readable else None
+    finally:
+        if before is None:
+            del model.decode
+        else:
+            model.decode = before

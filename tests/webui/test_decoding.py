@@ -209,6 +209,28 @@ def test_a_live_preview_is_decoded_by_tiles_and_ends_nothing(host, vae, monkeypa
     assert outcome.comments.count("estimated statistics") == 1
 
 
+def test_live_previews_of_the_hosts_own_decoder_take_no_more_of_the_time(host, vae):
+    """Nor is its result another: the limit stands before it, and nothing else."""
+    previews = []
+
+    def preview(number):
+        if host.model.calls == 40:
+            latent = torch.randn(1, 4, 32, 32)
+            thread = threading.Thread(target=lambda: previews.append(host.model.first_stage_model.decode(latent)))
+            thread.start()
+            thread.join()
+
+    alone = host.txt2img({"scale": 2, "vae": "host", "window_batch": 1}, steps=2)
+    host.model.hooks.on_call = preview
+    host.model.calls = 0
+    outcome = host.txt2img({"scale": 2, "vae": "host", "window_batch": 1}, steps=2)
+    assert previews[0].shape[-2:] == (32, 32)  # the cheap kind
+    assert np.array_equal(outcome.images[0], alone.images[0])
+    assert "decode" not in vars(host.model.first_stage_model) or not hasattr(
+        host.model.first_stage_model.decode, "previews"
+    )
+
+
 def test_the_state_tells_how_far_the_decode_is(host, vae, monkeypatch):
     told = []
     climbing = importlib.import_module("demofusion_lib.webui.progress")
