@@ -3,8 +3,8 @@
     python -m bench.host --url http://127.0.0.1:7861 [--checkpoint demofusion-toy] [--repeats 3]
 
 The webui has to be started with `--api --allow-code`, with a CPU alone for the times (`--use-cpu all --no-half`). Each
-moment of the phases, from the base image to the decode, is the UNet's, the webui's or the extension's own, and the
-table gives them as ratios to the UNet's in the same run; beside them what the webui itself adds to the base image, and
+moment of the phases, from the base image to the decode, is the UNet's, the VAE's, the webui's or the extension's own, and the
+table gives the last two as ratios to the UNet's in the same run; beside them what the webui itself adds to the base image, and
 so to every picture. `thread` is the time of the thread that draws, which other programs don't lengthen, `wall` the
 clock's. `+20 ms` lets the UNet take so much longer for every row of native size. The waits are counted in a run of their
 own, where every tensor that a sampler works on stands for one on a device.
@@ -78,7 +78,7 @@ def enlarging(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shares(seconds: Sequence[Sequence[Any]], section: str, clock: str) -> Shares:
-    """From the rows of `inside.time_of`. Raises ValueError where the UNet had nothing to do."""
+    """From the rows of `inside.time_of`; the VAE between phases is neither's. Raises ValueError where the UNet had nothing to do."""
     by_party = {party: times[CLOCKS[clock]] for at, party, *times in seconds if at == section}
     unet = by_party.pop("unet", 0.0)
     if unet <= 0:

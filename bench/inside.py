@@ -134,6 +134,8 @@ def timed(p: Any, ms_a_row: float) -> Iterator[Ledger]:
     party(sd_samplers_common.Sampler, "launch_sampling", "host: sampler", "base")
     party(processing.StableDiffusionProcessingTxt2Img, "setup_conds", "host: prompts")
     party(ours("webui.climbing").Climb, "_climb", "ours: between samplings", "phases")
+    for name in ("decode", "encode"):
+        party(ours("webui.enlarging").Coder, name, "vae")
     party(ours("webui.denoiser").InstalledEngine, "forward", "ours: steps")
     party(ours("webui.denoiser").FusedModel, "forward", "ours: windows")
     try:

@@ -1,11 +1,11 @@
-"""What an evaluation of a phase waits for a device for, counted as in the running webui (`bench.host`)."""
+"""What `bench.host` counts in the running webui: what an evaluation of a phase waits for a device for, and whose the time is."""
 
 import runpy
 from pathlib import Path
 
 import pytest
 
-from bench.host import waits_of_ours
+from bench.host import shares, waits_of_ours
 
 INSIDE = Path(__file__).parents[2] / "bench" / "inside.py"
 SMALL = {"width": 64, "height": 64, "steps": 4}
@@ -22,3 +22,13 @@ def test_an_evaluation_waits_for_its_level_and_once_more(host, sampler, preset):
     assert found["evaluations"] >= 2 and not host.swallowed
     assert told == ["denoiser.py (cpu)", "fusion.py (bool)"], ours
     assert sum(ours.values()) == 2, ours
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+def test_the_vae_between_phases_is_not_the_extensions_time(host, preset):
+    timed = runpy.run_path(str(INSIDE))["time_of"]
+    seconds = timed(host.generation({"scale": 2, "preset": preset}, sampler_name="Euler", **SMALL), 0.0)["seconds"]
+    found = {party: wall for section, party, wall, _ in seconds if section == "phases"}
+    assert ("vae" in found) == (preset == "fast") and {"ours: windows", "ours: between samplings"} <= set(found)
+    told = shares([["phases", "unet", 1.0, 2.0], *([s, p, w, w] for s, p, w, _ in seconds)], "phases", "wall")
+    assert told.ours == pytest.approx(sum(wall for party, wall in found.items() if party.startswith("ours")))
