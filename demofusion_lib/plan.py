@@ -259,7 +259,7 @@ class Plan:
         part, window = self.first_lat, self.window_lat
         if (part[0] * LATENT_PX, part[1] * LATENT_PX) != size_px:
             yield f"of the picture's {size_px[1]}x{size_px[0]} px the middle {size_text(*part)} are enlarged"
-        if not self.phases:
+        if not self.phases and not self.masked:
             yield "nothing is drawn, as the picture is as large as the target"
         elif self.strength == 0:
             how = "as it would be pasted" if self.masked else "by bicubic interpolation"

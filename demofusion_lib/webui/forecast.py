@@ -75,7 +75,8 @@ class Forecast:
             return ""
         if self.evaluations == 0:  # without a phase in between
             return " -> ".join(f"{width}x{height}" for width, height in (self.sizes[0], self.sizes[-1]))
-        parts = [" -> ".join(f"{width}x{height}" for width, height in self.sizes), f"{len(self.sizes)} phases"]
+        phases = "1 phase" if len(self.sizes) == 1 else f"{len(self.sizes)} phases"
+        parts = [" -> ".join(f"{width}x{height}" for width, height in self.sizes), phases]
         if self.evaluations is not None and self.times_base is not None:
             of_all = f" for {self.images} images" if self.images > 1 else ""
             times = times_text(self.times_base, self.unit)
@@ -178,6 +179,8 @@ def forecast(
             [start.picture_px, *climbed],
             f"an image of {size_text(start.native_lat, start.native_lat)}",
         )
+        if start.area is not None:
+            told.warnings.append(f"the result is {size_text(*start.result_lat)}")
         if drawn and not of_sampler:
             with contextlib.suppress(NotLoaded):
                 told.warnings += [*remarks(p, settings, base_lat), *picture.remarks(others.get("inpaint_full_res"))]

@@ -18,7 +18,7 @@ from modules import images, processing, shared
 
 from .. import pictures
 from ..core import held, picture_part, upsample
-from ..params import LATENT_PX, Params, SettingsError, size_text
+from ..params import LATENT_PX, Params, SettingsError, quoted, size_text
 from ..plan import Plan
 from . import masks
 from .checkpoints import SDXL, checkpoint
@@ -81,13 +81,17 @@ def is_given(p: Any) -> bool:
 
 
 def strength_of(p: Any) -> float:
-    value = p.denoising_strength
-    return 0.75 if value is None else float(value)
+    """Raises SettingsError: the page's slider keeps within what is allowed, a request may not."""
+    value = 0.75 if p.denoising_strength is None else p.denoising_strength
+    if not 0 <= value <= 1:
+        raise SettingsError(f"denoising_strength is {quoted(value)}, allowed: 0 to 1")
+    return float(value)
 
 
 def start_of(p: Any, settings: Params) -> Start:
     """Raises SettingsError for a picture that can't be drawn from."""
     size_px = _size_px(p)
+    strength_of(p)
     if is_masked(p):
         masks.check_content(p)
     by_tab = settings.scale == 1 and not settings.target_width and not settings.target_height

@@ -241,7 +241,12 @@ def test_behind_a_mask(client):
     whole = of_picture(client, encoded(512, 512), mask=mask, inpaint_full_res=False, **fields)
     assert sizes(whole) == [(512, 512), (1024, 1024)] and whole.json()["phases"][0]["evaluations"] > 0
     area = of_picture(client, encoded(1024, 1024), mask=masked((256, 256, 768, 768), 1024, 1024), **fields)
-    assert sizes(area) == [(512, 512), (1024, 1024)] and "512x512 px around the mask" in area.json()["warnings"][0]
+    assert sizes(area) == [(512, 512), (1024, 1024)] and area.json()["warnings"] == [
+        "the result is 2048x2048 px", "of the picture the 512x512 px around the mask are drawn"
+    ]  # fmt: skip
+    small = of_picture(client, encoded(64, 64), mask=masked((0, 0, 32, 32), 64, 64), inpaint_full_res=False, **fields)
+    assert sizes(small) == [(128, 128)] and " · 1 phase · " in small.json()["line"]
+    assert small.json()["warnings"] == ["the picture is below the model's size and is drawn at 128x128 px first"]
     noise = of_picture(client, encoded(512, 512), mask=mask, inpainting_fill=2)
     assert noise.status_code == 422 and "masked content is 'latent noise'" in noise.json()["detail"]
     answer = of_picture(client, encoded(512, 512), mask="no mask")
