@@ -31,12 +31,12 @@ def test_python(webui: WebUI) -> None:
     assert names["worth_it"] in (True, False)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_curl(webui: WebUI, number: int) -> None:
     if not shutil.which("curl"):
         pytest.skip("there is no curl")
     commands = blocks("sh")
-    assert len(commands) == 3
+    assert len(commands) == 4
     command = commands[number].replace(ADDRESS, webui.url)
     said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=300).stdout
     answer = json.loads(said)
@@ -123,10 +123,28 @@ def test_an_entry_of_any_form(webui: WebUI, entry: Any) -> None:
 
 
 def test_its_name_on_img2img(webui: WebUI) -> None:
+    """The plan of a picture, and what is drawn of it; what is refused is refused in the same words."""
     image = webui.draw().images[0]
-    body = {**REQUEST, "init_images": [image], "alwayson_scripts": {SCRIPT: {"args": [{"enabled": True}]}}}
-    answer = webui.request("img2img", body)
-    assert answer.status == 422 and SCRIPT in answer.detail
+    for settings, status in (({"scale": 2}, 200), ({"scale": 1}, 200), ({"scale": 9}, 422), ({"scael": 2}, 422)):
+        args = [{"enabled": True, "preset": "fast", **settings}]
+        body = {
+            **REQUEST,
+            "init_images": [image],
+            "denoising_strength": 0.5,
+            "alwayson_scripts": {SCRIPT: {"args": args}},
+        }
+        told = requests.post(f"{webui.url}/demofusion/v1/plan", json=body, timeout=60)
+        drawn = webui.request("img2img", body)
+        assert told.status_code == drawn.status == status
+        if status != 200:
+            assert told.json()["detail"] == drawn.detail
+
+
+def test_a_strength_that_is_none(webui: WebUI) -> None:
+    body = {**REQUEST, "init_images": [webui.draw().images[0]], "denoising_strength": 2}
+    body["alwayson_scripts"] = {SCRIPT: {"args": [{"enabled": True}]}}
+    drawn = webui.request("img2img", body)
+    assert drawn.status == 422 and "denoising_strength is 2.0, allowed: 0 to 1" in drawn.detail
 
 
 def test_a_side_above_the_cap(webui: WebUI) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from .small_vae import FACTOR
 from .test_endings import at_call
+from .test_planning import rows
 
 SIDE = 64
 SIZE = {"width": SIDE, "height": SIDE, "steps": 4}
@@ -340,3 +341,54 @@ def test_what_takes_no_part_is_told(host):
     outcome = drawn(host, picture(), {"scale": 2}, steps=2, **fields)
     assert "the refiner takes no part" in outcome.comments and "the noise multiplier" in outcome.comments
     assert np.array_equal(outcome.images[0], plain.images[0])
+
+
+# What it will come to
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "fields"),
+    [
+        ((SIDE, SIDE), {"scale": 2}, {"denoising_strength": 0.5}),
+        ((SIDE, SIDE), {"scale": 3, "plan": "every", "start": 601, "steps": 2}, {"n_iter": 2}),
+        ((32, 32), {"scale": 4}, {"denoising_strength": 0.3}),
+        ((128, 96), {"scale": 1.5}, {"denoising_strength": 0.7, "batch_size": 2}),
+        ((SIDE, SIDE), {"scale": 1}, {"width": 128, "height": 128}),
+        ((100, 68), {"target_width": 128, "target_height": 128}, {"resize_mode": 1}),
+        ((96, SIDE), {"target_width": 128, "target_height": 128}, {"resize_mode": 2}),
+        ((SIDE, SIDE), {"scale": 2}, {"denoising_strength": 0.0}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_forecast_of_a_run(host, image, settings, fields):
+    """Its rows, its sizes and what it tells."""
+    forecast, seen = (importlib.import_module(f"demofusion_lib.webui.{name}") for name in ("forecast", "seen"))
+    fields = {**SIZE, "denoising_strength": 1.0, **fields}
+    of_picture = {name: fields[name] for name in ("denoising_strength", "resize_mode") if name in fields}
+    others = {name: value for name, value in fields.items() if name not in of_picture}
+    told = forecast.forecast(
+        {"enabled": True, "preset": "none", "vae": "host", **settings}, sampler="Euler", cfg_scale=3.0,
+        picture=seen.Picture([image], **of_picture), **others,
+    )  # fmt: skip
+    outcome = drawn(host, picture(*image), settings, **fields)
+    assert told.error is None and told.evaluations == sum(map(rows, outcome.samplings))
+    assert told.sizes[-1] == outcome.sizes[-1]
+    for text in told.warnings:
+        assert f"DemoFusion: {text}." in outcome.comments
+
+
+@pytest.mark.parametrize("strength", [2.0, -0.1, float("nan")])
+def test_a_strength_that_is_none(host, strength):
+    """The page's slider keeps within, a request may not."""
+    assert "denoising_strength is" in refused(host, picture(), {"scale": 2}, denoising_strength=strength)
+
+
+def test_an_axis_in_its_plot(host):
+    """A cell is drawn as if it had been asked for alone."""
+    xyz = importlib.import_module("demofusion_lib.webui.xyz")
+    cell = host.of_picture(picture(), None, denoising_strength=0.5, **SIZE)
+    xyz.put(host.params.BY_NAME["scale"], cell, "2", ["2"])
+    outcome = host.run(cell)
+    alone = drawn(host, picture(), {"preset": "fine", "scale": 2}, denoising_strength=0.5)
+    assert outcome.sizes == alone.sizes == [(128, 128)]
+    assert np.array_equal(outcome.images[0], alone.images[0])
