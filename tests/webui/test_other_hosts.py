@@ -9,6 +9,8 @@ import torch
 
 from tests.apple import Far, apple
 
+from .conftest import load_entry
+
 SIZE = {"width": 64, "height": 64, "steps": 4}
 
 
@@ -185,3 +187,21 @@ def test_an_extension_that_calls_what_it_replaced_is_not_in_the_way(host):
     outcome = host.txt2img({"scale": 2}, **SIZE, scripts=(Wraps(),))
     assert outcome.sizes == [(128, 128)]
     assert not outcome.comments
+
+
+def test_callbacks_are_registered_from_a_short_stack(host, monkeypatch):
+    """The host looks at each of its frames for every callback, 10 ms apiece where they are those of its start."""
+    names = [name for name in vars(host.script_callbacks) if name.startswith("on_")]
+    depths = {}
+    for name in names:
+        monkeypatch.setattr(host.script_callbacks, name, lambda callback, of=name: depths.update({of: frames()}))
+    load_entry()
+    wanted = {"on_before_image_saved", "on_ui_settings", "on_before_ui", "on_app_started", "on_cfg_denoised"}
+    assert set(depths) == wanted and max(depths.values()) < 10 < frames()
+
+
+def frames():
+    frame, depth = sys._getframe(1), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth
