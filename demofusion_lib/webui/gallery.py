@@ -16,7 +16,7 @@ from modules.ui_components import ToolButton
 from PIL import Image
 
 from ..params import BY_NAME, SETTINGS, TITLE, Params, SettingsError, named
-from .given import THROUGH_VAE
+from .given import give
 from .kept import PER_PICTURE
 from .planning import reach
 from .ui import TIPS
@@ -120,9 +120,7 @@ def request_for(
     if origin is not None:
         setattr(p, takeover.CHOSEN, origin)
     else:
-        p.init_images, p.resize_mode = [infotext_utils.image_from_url_text(picture)], 0
-        p.denoising_strength = 1.0
-        setattr(p, THROUGH_VAE, True)
+        give(p, infotext_utils.image_from_url_text(picture))
     if not reach(p, settings)[1]:
         raise Refused("the target is the picture's own size, allowed: a larger one")
     return p

@@ -80,6 +80,12 @@ def is_given(p: Any) -> bool:
     return getattr(p, "init_images", None) is not None
 
 
+def give(p: Any, image: Any) -> None:
+    """Makes a request of txt2img one of a picture of its gallery, which the phases depart from as from a base image."""
+    p.init_images, p.resize_mode, p.denoising_strength = [image], 0, 1.0
+    setattr(p, THROUGH_VAE, True)
+
+
 def strength_of(p: Any) -> float:
     """Raises SettingsError: the page's slider keeps within what is allowed, a request may not."""
     value = 0.75 if p.denoising_strength is None else p.denoising_strength

@@ -229,7 +229,9 @@ class Progress:
 
     @contextlib.contextmanager
     def kept(self, phase: int) -> Iterator[None]:
-        """The pictures of a finished phase are decoded to be shown beside the result."""
+        """The pictures of a finished phase are decoded to be shown beside the result; also of one that was skipped."""
+        if not any((part.kind, part.phase) == (DECODED_PX, phase) for part in self.parts[self.at + 1 :]):
+            self.parts.insert(self.at + 1, decode_part(phase, self._size_of(phase), self.images))
         with self.part(DECODED_PX, phase):
             self._name_vae(0.0)
             yield

@@ -120,6 +120,7 @@ def _name(watch: Watch, batch: int, image: int, infotext: str) -> None:
 
 def origin_of(p: Any, infotext: str) -> Origin | None:
     """Of a picture whose base image is held, and was drawn by the model that `p` is going to be drawn by."""
+    STORE.trim()
     origin = STORE.origin(infotext)
     held = STORE.get(origin.key) if origin else None
     if held is None:

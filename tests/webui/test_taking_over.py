@@ -99,8 +99,11 @@ def test_kept_phases_are_shown_of_what_is_taken_over_too(host, first):
     settings = {"scale": 3, "keep_phases": True}
     from_nothing = anew(host, settings)
     host.txt2img(first, **SIZE)
+    seen = []
+    host.model.hooks.decoded = lambda image: (seen.append(host.state.textinfo), image)[1]
     outcome = host.txt2img(settings, **SIZE)
     assert TOLD in outcome.comments and len(outcome.images) == 3
+    assert seen == [f"DemoFusion: decoding {side}x{side}" for side in (64, 128, 192)]  # in full, not as a preview
     assert_same(outcome, from_nothing)
 
 

@@ -86,6 +86,7 @@ class StableDiffusionProcessing:
     cfg_scale: float = 7.0
     width: int = 512
     height: int = 512
+    restore_faces: bool = None
     tiling: bool = None
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
@@ -313,6 +314,7 @@ def create_infotext(
         "Seed": all_seeds[index],
         "Size": f"{p.width}x{p.height}",
         "Variation seed": all_subseeds[index] if p.subseed_strength else None,
+        "Variation seed strength": p.subseed_strength or None,
         **p.extra_generation_params,
     }
     for key, value in params.items():
