@@ -59,7 +59,7 @@ def test_interrupt_answers_within_a_tile(webui: WebUI) -> None:
     drawing = Drawing(webui, settings, **fields)
     began = False
     while not drawing.future.done():
-        if (webui.progress()["textinfo"] or "").startswith("DemoFusion: decoding, "):
+        if (webui.progress()["textinfo"] or "").startswith("DemoFusion: decoding 2048x2048"):
             began = True
             break
     assert began, "the decode was over before it was seen"

@@ -65,7 +65,7 @@ def test_sdxls_crop_corner(webui: WebUI) -> None:
         {"sampler_name": "DDIM", "eta": 0.7},
         {"sampler_name": "Euler a", "eta": 0.3},
         {"sampler_name": "Euler a", "eta": 0},
-        {"sampler_name": "DPM fast", "eta": 0.5},
+        {"sampler_name": "DPM fast", "eta": 0.5, "steps": 4},
         {"sampler_name": "UniPC", "override_settings": {"uni_pc_order": 2, "uni_pc_variant": "vary_coeff"}},
         {"sampler_name": "UniPC", "override_settings": {"uni_pc_skip_type": "logSNR", "uni_pc_lower_order_final": False}},
         {"sampler_name": "Euler", "tiling": True},
