@@ -148,19 +148,19 @@ class Masked:
 
     whole: its pictures, one for all or each its own, as they are enlarged; mask: of their size. latent_mask: another one, where
     a script has set one for latents alone. area: None where they are drawn whole. reached_px: `(width, height)` of what is
-    drawn, when the last phase has ended.
+    drawn, when the last phase has ended. count: of images.
     """
 
     def __init__(
         self, p: Any, whole: Sequence[Image.Image], mask: Image.Image, latent_mask: Image.Image | None,
-        area: Area | None, result_px: Size, reached_px: Size, images_of_batch: int,
+        area: Area | None, result_px: Size, reached_px: Size, count: int,
     ):  # fmt: skip
         self.p = p
         self.whole = whole
         self.mask, self.latent_mask = mask, latent_mask or mask
         self.area = area
         self.result_px, self.reached_px = result_px, reached_px
-        self.images = images_of_batch
+        self.count = count
         self.filled = p.inpainting_fill == 0
         self.placed_px = result_px
         self._known: tuple[Size, list[Image.Image]] = ((0, 0), [])
@@ -246,7 +246,7 @@ class Masked:
         self.placed_px = size_px
         self.p.paste_to, self.p.mask_for_overlay = at, mask
         overlays = [_around(images.resize_image(0, one, *size_px), mask) for one in self.whole]
-        self.p.overlay_images = overlays * self.images if len(overlays) == 1 else overlays
+        self.p.overlay_images = overlays * self.count if len(overlays) == 1 else overlays
 
     def untouched(self, size_px: Size) -> torch.Tensor:
         """`(1 or images, 3, height, width)` in [-1, 1]: what would be drawn, as it is."""
