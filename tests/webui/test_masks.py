@@ -167,6 +167,21 @@ def test_every_evaluation_of_every_phase_is_blended(host, vae, begun, enlarge):
     assert torch.equal(decoded[-1] * outside, begun[-1][0] * outside)
 
 
+@pytest.mark.parametrize("residual", ["x0", "blend"])
+def test_what_holds_a_phase_holds_inside_alone(host, vae, begun, monkeypatch, residual):
+    """What the solver steps by is what is known, outside."""
+    denoiser = importlib.import_module("demofusion_lib.webui.denoiser")
+    answers, forward = [], denoiser.InstalledEngine.forward
+    monkeypatch.setattr(
+        denoiser.InstalledEngine, "forward", lambda self, *args, **more: answers.append(forward(self, *args, **more)) or answers[-1]
+    )  # fmt: skip
+    drawn(host, picture(), {"scale": 2, "enlarge": "latent", "residual": residual}, steps=3)
+    cells = np.array(mask().resize((128, 128), LANCZOS).resize((16, 16)), dtype=np.float32) / 255
+    outside, (previous, _) = 1 - torch.from_numpy(np.around(cells)), begun[0]
+    assert len(answers) == 3 and all(torch.allclose(one * outside, previous * outside, atol=1e-5) for one in answers)
+    assert not torch.allclose(answers[0], previous, atol=1e-2)
+
+
 def test_what_a_phase_begins_with_is_the_picture_outside_and_the_drawn_inside(host, vae, begun):
     drawn(host, picture(), {"scale": 2, "enlarge": "pixels"}, mask_blur=2, steps=2)
     p = drawn(host, picture(), None, mask_blur=2, width=128, height=128).p
