@@ -54,4 +54,5 @@ def test_what_cant_be_pasted_leaves_the_rest(webui: WebUI) -> None:
     text = webui.enlarge(scale=3, steps=2).infotexts[0]
     spoilt = webui.paste(text.replace("DemoFusion steps: 2", "DemoFusion plan: tripling"))
     assert spoilt.picture.size == (192, 192)
-    assert spoilt.images == webui.enlarge(scale=3).images
+    assert apart(spoilt.picture, webui.enlarge(scale=3).picture) == 0
+    assert "DemoFusion note: \"not pasted: Plan is 'tripling'" in spoilt.infotexts[0]

@@ -19,7 +19,7 @@ def assert_enlarged(large: Answer, base: Answer) -> None:
 
 
 def test_every_sampler_draws(webui: WebUI, sampler: str) -> None:
-    fields = {"sampler_name": sampler}
+    fields = {"sampler_name": sampler, "steps": 4}
     large = webui.enlarge(fields)
     assert f"Sampler: {sampler}" in large.infotexts[0], "the webui drew with another sampler"
     assert_enlarged(large, webui.draw(**fields))
