@@ -39,7 +39,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[Namespace, SavedPhase | None]:
     """What is given, and what it goes on from. Raises UserError, ResumeError."""
     args = parse(argv)
     for name in ("width", "height"):
-        if args.image and getattr(args, name) is not None:
+        if args.image is not None and getattr(args, name) is not None:
             raise UserError(f"{name} is {getattr(args, name)}, allowed without image alone: a picture has its own size")
     if not args.resume:
         if args.prompt is None and not args.plan_only:
@@ -54,11 +54,11 @@ def read_arguments(argv: Sequence[str]) -> tuple[Namespace, SavedPhase | None]:
 
 def _look_at_image(args: Namespace) -> None:
     """`args.given` is the picture, None without one. Raises UserError."""
-    if args.strength is not None and not args.image:
+    if args.strength is not None and args.image is None:
         raise UserError(f"strength is {args.strength:g}, allowed with image alone")
-    args.given = read_picture(args.image) if args.image else None
+    args.given = None if args.image is None else read_picture(args.image)
     if args.strength is None:
-        args.strength = STRENGTH if args.image else 1.0
+        args.strength = 1.0 if args.image is None else STRENGTH
     if args.strength == 0 and args.no_decode:
         raise UserError("no_decode is given, allowed with a strength above 0 alone: 0 draws no latent")
 

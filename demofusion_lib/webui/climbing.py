@@ -17,7 +17,7 @@ from ..saved import SavedPhase
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
-from .given import Given, is_given, start_of
+from .given import Given, check_room, is_given, start_of
 from .kept import end_with, keep_images
 from .masks import Masked, is_inpainting
 from .notes import STOPPED_KEY, tell, untell
@@ -47,6 +47,8 @@ class Climb:
         self.tiles: TiledDecode | None = None
         self.stops: list[str] = []
         self.given = Given(p, start_of(p, run.params), self.plan) if is_given(p) else None
+        if self.given is not None and self.plan.strength == 0:
+            check_room(self.plan)
         self.mask: Masked | None = self.given.mask if self.given else None
         self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from modules import images, processing, shared
 
-from .. import pictures
+from .. import pictures, vae
 from ..core import held, picture_part, upsample
 from ..params import LATENT_PX, Params, SettingsError, quoted, size_text
 from ..plan import Plan
@@ -24,8 +24,10 @@ from . import masks
 from .checkpoints import SDXL, checkpoint
 from .masks import Area, Masked, is_masked
 
-CROP, FILL = 1, 2
-"""Of the host's resize modes; the others stretch."""
+CROP, FILL, MODES = 1, 2, 4
+"""Of the host's resize modes, and how many there are; the others stretch."""
+COPIES = 4
+"""Of a result, in float32, that are there at once: ours, and what the host makes of it on its way to an image."""
 THROUGH_VAE = "demofusion_through_vae"
 """Of a processing object: whether the picture is one of txt2img's gallery, of which no latent is held."""
 NATIVE = {SDXL: 1024}
@@ -103,7 +105,7 @@ def start_of(p: Any, settings: Params) -> Start:
     by_tab = settings.scale == 1 and not settings.target_width and not settings.target_height
     if by_tab:
         settings = replace(settings, target_width=_whole(p.width), target_height=_whole(p.height))
-    mode = int(p.resize_mode or 0)
+    mode = _mode(p)
     picture_lat = _part(size_px, settings, mode)
     target = settings.target_height // LATENT_PX, settings.target_width // LATENT_PX
     if by_tab and any(length <= own for length, own in zip(target, picture_lat)):
@@ -111,6 +113,13 @@ def start_of(p: Any, settings: Params) -> Start:
         picture_lat = _part(size_px, settings, mode)
     start = Start(settings, picture_lat, _native_lat(p), size_px, by_tab, mode, picture_lat)
     return _masked(p, start) if is_masked(p) else start
+
+
+def _mode(p: Any) -> int:
+    value = p.resize_mode or 0
+    if value not in range(MODES):
+        raise SettingsError(f"resize_mode is {quoted(value)}, allowed: 0 to {MODES - 1}")
+    return int(value)
 
 
 def drop_blank_mask(p: Any) -> str:
@@ -196,15 +205,14 @@ def reach(start: Start) -> Any:
     try:
         return start.settings.picture_phases(start.picture_lat, start.native_lat)
     except SettingsError as error:
+        words = str(error).removeprefix("DemoFusion: ").replace("this base image", "this picture")
         if not start.by_tab:
-            raise
-        words = (
-            str(error)
-            .removeprefix("DemoFusion: ")
-            .replace("target_", "the tab's ")
-            .replace("allowed: 0, or", "allowed:")
-        )
-        raise SettingsError(words.replace("this base image", "this picture")) from None
+            told = SettingsError(words)
+            told.mistakes = tuple(
+                (name, text.replace("this base image", "this picture")) for name, text in error.mistakes
+            )
+            raise told from None
+        raise SettingsError(words.replace("target_", "the tab's ").replace("allowed: 0, or", "allowed:")) from None
 
 
 def why_nothing(start: Start, cropped: bool = False) -> str:
@@ -316,6 +324,29 @@ def _fitted(image: Any, start: Start) -> Any:
             image = images.resize_image(start.mode if start.mode in (CROP, FILL) else 0, image, width, height, "None")
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height)) if image.size != (width, height) else image
+
+
+def check_room(plan: Plan) -> None:
+    """Of a run that enlarges and draws nothing: nothing else of it would fail before the memory is full. Raises SettingsError."""
+    height_lat, width_lat = (plan.phases[-1].height_lat, plan.phases[-1].width_lat) if plan.phases else plan.first_lat
+    need = COPIES * plan.images * 3 * height_lat * width_lat * LATENT_PX**2 * torch.float32.itemsize
+    free = vae.Memory.find(torch.device("cpu"), "").host
+    if need > free:
+        told = f"the result is {size_text(height_lat, width_lat)}, which takes {need / 2**30:.1f} GiB of memory"
+        raise SettingsError(f"{told}, allowed: what {free / 2**30:.1f} GiB hold")
+
+
+def told_of_pictures(p: Any) -> Iterator[str]:
+    """What their sizes alone don't say."""
+    each = _each(p)
+    if len({image.size for image in each}) > 1:
+        yield "the pictures are of several sizes: all are brought to the first one's"
+    if any(_is_transparent(image) for image in each):
+        yield f"the picture is transparent in places: they are drawn as {shared.opts.img2img_background_color}, as the webui's settings say"
+
+
+def _is_transparent(image: Any) -> bool:
+    return pictures.may_be_transparent(image) and bool(image.convert("RGBA").getextrema()[3][0] < 255)
 
 
 def flattened(image: Any) -> Any:

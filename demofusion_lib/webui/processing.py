@@ -163,6 +163,8 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         raise refusal(error) from None
     for text in remarks(p, run.params, base_lat):
         tell(p, notes, text)
+    for text in given.told_of_pictures(p) if given.is_given(p) else ():
+        tell(p, notes, text)
     return run_of_batch.sample(host_sample)
 
 

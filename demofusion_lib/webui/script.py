@@ -14,7 +14,7 @@ from .formats import make_savable, name_by_size
 from .given import drop_blank_mask, is_given
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
-from .others import extension_of
+from .others import extension_of, in_pieces
 from .pasting import take_unread
 from .planning import draws, plan_of, reach, settings_of
 from .processing import (
@@ -167,6 +167,9 @@ def prepare(p: Any, settings: Params) -> None:
     if yields_to_gallery_button(p):
         return
     run = Run(settings)
+    if is_given(p) and in_pieces(p):
+        tell(p, run.notes, f"left out, as the script {in_pieces(p)} draws the picture in pieces")
+        return
     if not draws(p, settings, reach(p, settings)[1]):
         nothing = why_nothing(p, settings)
         if nothing:

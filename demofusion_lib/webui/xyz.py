@@ -18,6 +18,7 @@ from modules import scripts
 
 from ..params import SETTINGS, Params, Setting, SettingsError, named, preset_values
 from .choices import check_there, offered, with_todays_names
+from .others import chosen_script
 from .refusal import refusal
 from .ui import ENABLED, SET_BY_PRESETS
 
@@ -97,8 +98,5 @@ def in_cell(args: Sequence[Any], axes: Mapping[str, Any]) -> Params:
 
 def in_plot(p: Any) -> bool:
     """Whether the run is one of a plot's: refused, it leaves its cell empty and must not end the others."""
-    chosen = (getattr(p, "script_args", None) or [0])[0]
-    selectable = getattr(getattr(p, "scripts", None), "selectable_scripts", [])
-    if not isinstance(chosen, int) or not 0 < chosen <= len(selectable):
-        return False
-    return os.path.basename(str(selectable[chosen - 1].filename)) == FILE
+    script = chosen_script(p)
+    return script is not None and os.path.basename(str(script.filename)) == FILE

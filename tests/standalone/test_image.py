@@ -188,6 +188,7 @@ def test_the_plan(run: Run, picture: Path, capsys: pytest.CaptureFixture[str]) -
         (["--strength", "1.5"], "argument --strength: is '1.5', allowed: 0 to 1"),
         (["--image", "GIVEN", "--width", "64"], "width is 64, allowed without image alone: a picture has its own size"),
         (["--image", "GIVEN", "--strength", "0", "--no-decode"], "no_decode is given, allowed with a strength above 0 alone"),
+        (["--image", ""], "image is '', which is not there, allowed: a PNG, "),
         (["--image", "none.png"], "image is 'none.png', which is not there, allowed: a PNG, "),
         (["--image", "GIVEN", "--target-width", "32"], "target_width is 32, allowed: 0, or 64 to 512 for this base image"),
     ],

@@ -1,6 +1,7 @@
 """img2img: the user's own picture in place of the base image."""
 
 import importlib
+import types
 
 import numpy as np
 import pytest
@@ -392,3 +393,43 @@ def test_an_axis_in_its_plot(host):
     alone = drawn(host, picture(), {"preset": "fine", "scale": 2}, denoising_strength=0.5)
     assert outcome.sizes == alone.sizes == [(128, 128)]
     assert np.array_equal(outcome.images[0], alone.images[0])
+
+
+@pytest.mark.parametrize("file", ["sd_upscale.py", "ultimate-upscale.py"])
+def test_scripts_that_draw_in_pieces_go_without(host, file):
+    """Each of their pieces would be enlarged, and put together as if it were not."""
+    chosen = types.SimpleNamespace(filename=f"/webui/scripts/{file}", title=lambda: "SD upscale")
+    outcomes = []
+    for settings in ({"scale": 2}, None):
+        p = host.of_picture(picture(), settings, denoising_strength=0.5, **SIZE)
+        p.scripts.selectable_scripts, p.script_args = [chosen], [1, *p.script_args[1:]]
+        outcomes.append(host.run(p))
+    assert np.array_equal(outcomes[0].images[0], outcomes[1].images[0])
+    assert "left out, as the script SD upscale draws the picture in pieces" in outcomes[0].comments
+
+
+def test_what_no_memory_holds_is_refused_before(host, monkeypatch):
+    memory = importlib.import_module("demofusion_lib.vae.memory")
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 4 * 3 * 128 * 128 * 4 - 1)
+    outcome = host.run(host.of_picture(picture(), {"scale": 2}, **SIZE, denoising_strength=0))
+    assert "the result is 128x128 px, which takes 0.0 GiB of memory, allowed" in str(outcome.error)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 4 * 3 * 128 * 128 * 4)
+    assert drawn(host, picture(), {"scale": 2}, denoising_strength=0).sizes == [(128, 128)]
+
+
+def test_what_is_done_with_the_pixels_is_told(host):
+    image = picture().convert("RGBA")
+    image.putpixel((9, 9), (0, 0, 0, 0))
+    outcome = drawn(host, image, {"scale": 2}, denoising_strength=0)
+    assert "transparent in places: they are drawn as #ffffff" in outcome.comments
+    assert "transparent" not in drawn(host, picture().convert("RGBA"), {"scale": 2}, denoising_strength=0).comments
+    two = drawn(host, [picture(), picture(128, 64)], {"scale": 2}, denoising_strength=0, batch_size=2)
+    assert "of several sizes: all are brought to the first one's" in two.comments
+
+
+def test_a_mode_that_is_none_is_refused(host):
+    assert "resize_mode is 7, allowed: 0 to 3" in refused(host, picture(), {"scale": 2}, resize_mode=7)
+
+
+def test_a_target_below_the_picture_is_told_in_its_words(host):
+    assert "allowed: 0, or 64 to 512 for this picture" in refused(host, picture(), {"target_width": 32})
