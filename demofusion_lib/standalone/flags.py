@@ -107,7 +107,7 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--image",
-        default="",
+        default=None,
         metavar="FILE",
         help="a picture to enlarge; the scale is its own, and the prompt says what it shows",
     )
