@@ -84,3 +84,28 @@ def png(width: int, height: int, infotext: str = "") -> dict[str, Any]:
 
 def give(page: Page, element: str, file: dict[str, Any]) -> None:
     page.locator(f"#{element} input[type=file]").first.set_input_files([file])
+
+
+def reached_by_keyboard(page: Page, ours: str, parts: str) -> list[str]:
+    """Ticks the box of an accordion, opens it with all of its parts and goes through them. ours, parts: what the element ids of
+    its settings and of its other parts begin with. The ids of what was reached, in order."""
+    box = page.locator(f"#{ours}enabled-visible-checkbox")
+    box.focus()
+    page.keyboard.press("Space")
+    expect(box).to_be_checked()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator(f"#{ours}preset")).to_be_visible()
+    expect(box).to_be_checked()
+    reached: list[str] = []
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        element = page.evaluate(
+            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : ['', ''] }"
+        )
+        if not element[0]:
+            break
+        reached.append(element[0])
+        if element[0].removeprefix(parts) in GROUPS and "label-wrap" in element[1]:
+            page.keyboard.press("Enter")
+    return reached

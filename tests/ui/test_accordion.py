@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from demofusion_lib.params import SETTINGS
 from tests.busy import Watch
 
-from .pages import GROUPS, generate, number, open_groups, prepare, tick, visit
+from .pages import generate, number, open_groups, prepare, reached_by_keyboard, tick, visit
 
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 LINE = "#demofusion_enabled .demofusion-line"
@@ -182,25 +182,7 @@ def test_switch_and_lock(page: Page) -> None:
 
 @pytest.mark.page
 def test_keyboard_alone(page: Page) -> None:
-    box = page.locator("#demofusion_enabled-visible-checkbox")
-    box.focus()
-    page.keyboard.press("Space")
-    expect(box).to_be_checked()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    expect(page.locator("#demofusion_preset")).to_be_visible()
-    expect(box).to_be_checked()
-    reached: list[str] = []
-    for _ in range(90):
-        page.keyboard.press("Tab")
-        element = page.evaluate(
-            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : ['', ''] }"
-        )
-        if not element[0]:
-            break
-        reached.append(element[0])
-        if element[0].removeprefix("demofusion-") in GROUPS and "label-wrap" in element[1]:
-            page.keyboard.press("Enter")
+    reached = reached_by_keyboard(page, "demofusion_", "demofusion-")
     expected = {s.elem_id for s in SETTINGS[1:] if s.name != "sdxl_size"}
     assert expected <= set(reached), expected - set(reached)
     assert {"demofusion-target-switch", "demofusion-target-lock"} <= set(reached)

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from demofusion_lib.params import SETTINGS
 
-from .pages import GROUPS, generate, give, go_to, number, open_groups, png, prepare, tick, visit
+from .pages import generate, give, go_to, number, open_groups, png, prepare, reached_by_keyboard, tick, visit
 from .test_accordion import AXE
 
 OURS, PARTS = "demofusion_img2img_", "demofusion-img2img-"
@@ -189,24 +189,7 @@ def test_switch_and_lock_keep_the_pictures_shape(page: Page) -> None:
 
 
 def test_keyboard_alone(page: Page) -> None:
-    box = page.locator(f"{ACCORDION}-visible-checkbox")
-    box.focus()
-    page.keyboard.press("Space")
-    expect(box).to_be_checked()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    expect(page.locator(f"#{OURS}preset")).to_be_visible()
-    reached: list[str] = []
-    for _ in range(90):
-        page.keyboard.press("Tab")
-        element = page.evaluate(
-            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : ['', ''] }"
-        )
-        if not element[0]:
-            break
-        reached.append(element[0])
-        if element[0].removeprefix(PARTS) in GROUPS and "label-wrap" in element[1]:
-            page.keyboard.press("Enter")
+    reached = reached_by_keyboard(page, OURS, PARTS)
     expected = {f"{OURS}{s.name}" for s in SETTINGS[1:] if s.name != "sdxl_size"}
     assert expected <= set(reached), expected - set(reached)
     assert {f"{PARTS}target-switch", f"{PARTS}target-lock"} <= set(reached)

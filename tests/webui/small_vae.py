@@ -19,14 +19,20 @@ class AutoencoderKL(Diffusers):
         return super().decode(z, return_dict=False)[0]
 
 
-@pytest.fixture
-def vae(host):
+def network(kind):
+    """Of the class `kind`; the webui finds its convolutions in `layers`."""
     torch.manual_seed(3)
-    made = AutoencoderKL(
+    made = kind(
         block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     ).eval()  # fmt: skip
     made.layers = [module for module in made.modules() if type(module) is torch.nn.Conv2d]
+    return made
+
+
+@pytest.fixture
+def vae(host):
+    made = network(AutoencoderKL)
     host.model.first_stage_model, host.model.scale_factor = made, FACTOR
     host.model.decode_first_stage = lambda latent: made.decode(latent / FACTOR)
     return made

@@ -9,6 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL as Diffusers
 
+from .small_vae import network
+
 SIDE = 128
 """Of the base image, in pixels."""
 
@@ -30,13 +32,8 @@ class AutoencoderKL(Diffusers):
 
 @pytest.fixture
 def vae(host):
-    torch.manual_seed(3)
-    made = AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    ).eval()  # fmt: skip
+    made = network(AutoencoderKL)
     made.undivided = []
-    made.layers = [module for module in made.modules() if type(module) is torch.nn.Conv2d]
     host.model.first_stage_model = made
     return made
 
