@@ -7,8 +7,7 @@ from modules import script_callbacks
 from demofusion_lib.webui.api import add_routes
 from demofusion_lib.webui.languages import add_to_packs
 from demofusion_lib.webui.options import add_options
-from demofusion_lib.webui.progress import evaluated
-from demofusion_lib.webui.script import DemoFusionScript, before_image_saved  # noqa: F401
+from demofusion_lib.webui.script import DemoFusionScript, before_image_saved, evaluated  # noqa: F401
 
 
 def register() -> None:

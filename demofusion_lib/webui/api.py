@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
@@ -14,11 +14,12 @@ from .. import __version__
 from ..params import SETTINGS, TITLE, Setting, SettingsError, preset_values, quoted
 from ..presets import DEFAULT, PRESETS
 from .choices import THERE, offered
-from .forecast import Forecast, forecast
 from .pasting import take_unread
 from .refusal import refusal
-from .seen import Picture, mask_in, size_in
 from .tabs import IMG2IMG, TXT2IMG, Tab
+
+if TYPE_CHECKING:
+    from .forecast import Forecast
 
 PREFIX = "/demofusion/v1"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -136,6 +137,8 @@ def post_plan(request: dict[str, Any] = BODY) -> dict[str, Any]:
 
 def forecast_of(body: Mapping[str, Any]) -> Forecast:
     """Raises SettingsError, or HTTPException for a body that the host would refuse too."""
+    from .forecast import forecast  # not before somebody asks: the engine comes with it
+
     tab = IMG2IMG if "init_images" in body else TXT2IMG
     asked, args = read(body, tab)
     values = {name: getattr(asked, field, None) for field, name in FIELDS.items()}
@@ -159,6 +162,8 @@ def forecast_of(body: Mapping[str, Any]) -> Forecast:
 
 def of_img2img(asked: Any) -> dict[str, Any]:
     """What a forecast asks for of such a request alone. Raises SettingsError."""
+    from .seen import Picture, mask_in, size_in
+
     given = asked.init_images or []
     strength = 0.75 if asked.denoising_strength is None else asked.denoising_strength
     mask = mask_in(asked.mask) if asked.mask else None
@@ -177,8 +182,8 @@ def of_img2img(asked: Any) -> dict[str, Any]:
 
 
 def switched_on(args: Sequence[Any]) -> bool:
-    """What is off says nothing, whatever else is wrong with it (`script.switched_off`)."""
-    from .script import switched_off
+    """What is off says nothing, whatever else is wrong with it (`hooks.switched_off`)."""
+    from .hooks import switched_off
 
     return not switched_off(args)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from modules import errors
 
 from ..params import SETTINGS
-from .forecast import BASE, Forecast, forecast
-from .seen import read
 from .tabs import IMG2IMG, TABS, TXT2IMG, Tab
+
+if TYPE_CHECKING:
+    from .forecast import Forecast
 
 NAMES = {element: name for tab in TABS for name, element in tab.of_host.items()}
 LAST = {tab.last for tab in TABS}
@@ -60,6 +61,8 @@ class Following:
         page = f"demofusionPage.{self.tab.name}"
 
         def told(*values: Any) -> dict[str, Any]:
+            from .seen import read
+
             *values, seen = values
             of_host = dict(zip(names, values[len(SETTINGS) :]))
             return answer(values[: len(SETTINGS)], read(of_host, seen) if self.tab is IMG2IMG else of_host)
@@ -75,6 +78,8 @@ class Following:
 
 def answer(values: Sequence[Any], of_host: dict[str, Any]) -> dict[str, Any]:
     """For the browser. A fault of ours is reported once a press, and must not throw messages at somebody who types."""
+    from .forecast import forecast  # not before somebody asks: the engine comes with it
+
     try:
         return shown(forecast(values, **of_host))
     except Exception:
@@ -84,6 +89,8 @@ def answer(values: Sequence[Any], of_host: dict[str, Any]) -> dict[str, Any]:
 
 def shown(told: Forecast) -> dict[str, Any]:
     """`line` and what is to be said below it; `mistakes` by setting, to be said beside its field."""
+    from .forecast import BASE
+
     words = {name: text.replace(" is None,", " is empty,") for name, text in told.mistakes.items()}
     if BASE in words:
         words[BASE] = OF_HOST.sub(lambda found: found[1] + LABELS[found[2]], words[BASE])

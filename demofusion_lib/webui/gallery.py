@@ -16,9 +16,6 @@ from modules.ui_components import ToolButton
 from PIL import Image
 
 from ..params import BY_NAME, SETTINGS, TITLE, Params, SettingsError, named
-from .given import give
-from .kept import PER_PICTURE
-from .planning import reach
 from .ui import TIPS
 
 BESIDE = "txt2img_upscale"
@@ -112,6 +109,8 @@ def request_for(
     from modules.txt2img import txt2img_create_processing
 
     from . import takeover
+    from .given import give
+    from .planning import reach
 
     p = txt2img_create_processing(id_task, request, *args)
     as_told(p, infotext_utils.parse_generation_parameters(infotext, []))
@@ -176,6 +175,8 @@ def switch_on(p: Any) -> Params:
 
 def put(known: dict[str, Any], at: int, processed: Any) -> None:
     """What the page knows of the pictures that take the place of one."""
+    from .kept import PER_PICTURE
+
     count, place = len(processed.images), at - known.get("index_of_first_image", 0)
     known["infotexts"][at : at + 1] = processed.infotexts
     for name in PER_PICTURE:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules import shared
 
-from ..core import Phase
 from ..params import LATENT_PX, Params, SettingsError, scale_below, size_text
+
+if TYPE_CHECKING:
+    from ..core import Phase
 
 SECTION = ("demofusion", "DemoFusion")
 

@@ -68,7 +68,7 @@ def test_the_picture_on_disk_has_the_last_touches(host):
 def test_no_second_file_where_the_host_numbers_files(host, monkeypatch):
     """It would write the kept phase's file again with a number behind its name, so that one is taken away first."""
     removed = []
-    kept = host.script_module.before_image_saved.__globals__["name_file"].__globals__
+    kept = vars(importlib.import_module("demofusion_lib.webui.kept"))
     monkeypatch.setattr(kept["os"], "remove", removed.append)
     monkeypatch.setattr(kept["os"].path, "exists", lambda name: True)
     monkeypatch.setitem(kept, "written", lambda file: file)
@@ -80,7 +80,7 @@ def test_no_second_file_where_the_host_numbers_files(host, monkeypatch):
 
 def test_an_earlier_runs_file_is_left_alone_where_the_host_numbers_files(host, tmp_path):
     """The host says the name without its number: what is taken away is the file that was just written."""
-    kept = host.script_module.before_image_saved.__globals__["name_file"].__globals__
+    kept = vars(importlib.import_module("demofusion_lib.webui.kept"))
     host.opts.save_images_replace_action = "Add number suffix"
     for number, name in enumerate(("a.png", "a-1.png", "a-3.png")):
         (tmp_path / name).write_text(name)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import sys
 
 import gradio as gr
 import pytest
@@ -331,7 +332,8 @@ def test_what_will_be_otherwise_is_said(host):
 
 def test_a_fault_of_the_forecast_is_reported_and_not_thrown(host, monkeypatch):
     following = importlib.import_module("demofusion_lib.webui.following")
-    monkeypatch.setattr(following, "forecast", lambda *args, **fields: 1 / 0)
+    forecast = importlib.import_module("demofusion_lib.webui.forecast")
+    monkeypatch.setattr(forecast, "forecast", lambda *args, **fields: 1 / 0)
     assert following.answer([], {}) == {}
     assert host.swallowed
 
@@ -545,3 +547,23 @@ def test_behind_a_mask(host, tab):
     noise = answered_of(host, {"tab": tab}, {"inpainting_fill": 2})
     assert noise["line"] == "" and "masked content is 'latent noise'" in noise["said"][0]
     assert answered_of(host, of_host={"inpainting_fill": 2})["line"] == plain
+
+
+def test_what_draws_comes_with_the_first_picture_and_not_with_the_webui(host):
+    with gr.Blocks():
+        host.our_script().ui(False)
+    webui = "demofusion_lib.webui."
+    loaded = {name.removeprefix(webui) for name in sys.modules if name.startswith(webui)}
+    assert not loaded & {
+        "hooks",
+        "processing",
+        "climbing",
+        "sampling",
+        "decoding",
+        "given",
+        "masks",
+        "forecast",
+        "progress",
+    }
+    host.txt2img({"scale": 2}, width=64, height=64, steps=2)
+    assert webui + "sampling" in sys.modules
