@@ -13,6 +13,7 @@ from modules.sd_samplers_common import InterruptedException
 from ..core import CORRECTED, Evaluation, Layout, Low, PhaseEngine, View, shrink, shrunk_noise
 from .conditions import CropCorner, cut, shrunk_cond
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
+from .hosts import Unasked
 from .previews import Preview, show_anew
 from .rescue import in_float32, unet_in_float32
 
@@ -68,6 +69,7 @@ class FusedModel(torch.nn.Module):
         self.watcher = watcher
         self.padding = padding
         self.base_lat = base_lat
+        self.__dict__["calls"] = 0  # of the host's, in this phase
         self.begin(engine.evaluation([0], [1.0], 0.0), torch.zeros(1))
 
     def __getattr__(self, name: str) -> Any:
@@ -88,6 +90,7 @@ class FusedModel(torch.nn.Module):
         return int(first)
 
     def forward(self, x: torch.Tensor, level: torch.Tensor, cond: Any = None, **extra: Any) -> torch.Tensor:
+        self.__dict__["calls"] += 1
         size_lat = (x.shape[-2], x.shape[-1])
 
         def ask(
@@ -190,6 +193,8 @@ class InstalledEngine:
         self.asked, self.t = 0, t
         try:
             answer = self.guided_forward(x, level, *args, **kwargs)
+            if not self.fused.calls:
+                raise Unasked
             shown = shared.state.current_latent
             if shown is not None and shown.shape == x.shape:  # of the prompt alone: the host's last latent itself
                 shared.state.current_latent = self.preview.of(shown, t)

@@ -9,6 +9,7 @@ from ..params import SETTINGS, Params
 from . import takeover
 from .formats import make_savable, name_by_size
 from .given import drop_blank_mask, is_given
+from .hosts import check_host
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
 from .others import extension_of, in_pieces
@@ -129,6 +130,7 @@ def prepare(p: Any, settings: Params) -> None:
     """Attaches the run, if there is anything to draw."""
     if not settings.enabled:
         return
+    check_host()
     if yields_to_gallery_button(p):
         return
     run = Run(settings)

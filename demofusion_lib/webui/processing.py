@@ -11,6 +11,7 @@ from ..core import Phase, WindowBatch
 from ..params import LATENT_PX, Params, size_text
 from . import given
 from .checks import check_model, check_sampler
+from .hosts import check_host
 from .kept import Kept, saves
 from .notes import STOPPED_KEY, tell, write
 from .planning import draws, latent_size, plan_of, reach
@@ -179,6 +180,7 @@ def remove_served(p: Any, run: Run) -> None:
 
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
+    check_host(p.sd_model)
     check_model(p.sd_model, given.is_given(p))
     mistakes = []
     checks = (lambda: check_sampler(p, settings), lambda: reach(p, settings))

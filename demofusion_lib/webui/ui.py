@@ -116,8 +116,9 @@ def accordion(following: Following) -> list[Any]:
     def place(*names: str) -> None:
         parts.update((name, component(BY_NAME[name], values[name], tab)) for name in names)
 
-    shown = {"label": ENABLED.label, "elem_id": tab.elem_id(ENABLED), "tooltip": tab.help_of(ENABLED)}
-    with InputAccordion(ENABLED.default, **shown) as enabled:
+    with InputAccordion(ENABLED.default, label=ENABLED.label, elem_id=tab.elem_id(ENABLED)) as enabled:
+        # not among its arguments: Forge's hands them all to an accordion that takes no tooltip, and its API stays away
+        enabled.webui_tooltip = tab.help_of(ENABLED)
         parts[ENABLED.name] = enabled
         place("preset")
         place("scale")

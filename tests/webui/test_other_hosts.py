@@ -1,5 +1,6 @@
-"""Machines and settings of the host that the doubles run without: GPUs without float64, HyperTile, Tiled Diffusion."""
+"""Machines, settings and hosts that the doubles run without: GPUs without float64, HyperTile, Tiled Diffusion, forks."""
 
+import importlib.machinery
 import sys
 import types
 
@@ -187,6 +188,84 @@ def test_an_extension_that_calls_what_it_replaced_is_not_in_the_way(host):
     outcome = host.txt2img({"scale": 2}, **SIZE, scripts=(Wraps(),))
     assert outcome.sizes == [(128, 128)]
     assert not outcome.comments
+
+
+# Hosts that ask their model past the engine
+
+
+@pytest.fixture
+def forge(host, monkeypatch):
+    """A fork of Forge's family by its own package, before our adapter looks for it."""
+    package, version = types.ModuleType("modules_forge"), types.ModuleType("modules_forge.forge_version")
+    version.version = "2.0.1v1.10.1"
+    package.__spec__ = importlib.machinery.ModuleSpec("modules_forge", None)
+    monkeypatch.setitem(sys.modules, "modules_forge", package)
+    monkeypatch.setitem(sys.modules, "modules_forge.forge_version", version)
+    return version
+
+
+def refused(host, settings, page=False):
+    outcome = host.run(host.generation(settings, **SIZE), page=page)
+    assert (not outcome.samplings and not host.swallowed) or page
+    return str(outcome.error or outcome.comments)
+
+
+def test_forge_is_refused_by_name(host, forge):
+    told = refused(host, {"scale": 2})
+    assert told == "DemoFusion: the webui is Forge 2.0.1v1.10.1, allowed: AUTOMATIC1111's webui"
+
+
+def test_reforge_is_refused_by_name(host, forge, monkeypatch):
+    package = types.ModuleType("ldm_patched")
+    package.__spec__ = importlib.machinery.ModuleSpec("ldm_patched", None)
+    monkeypatch.setitem(sys.modules, "ldm_patched", package)
+    del forge.version
+    assert refused(host, {"scale": 2}) == "DemoFusion: the webui is reForge, allowed: AUTOMATIC1111's webui"
+
+
+def test_forge_is_refused_on_the_page(host, forge):
+    assert "not drawn: the webui is Forge 2.0.1v1.10.1" in refused(host, {"scale": 2}, page=True)
+
+
+def test_forge_draws_with_the_extension_off(host, forge):
+    plain = host.txt2img(None, **SIZE)
+    assert plain.sizes == [(64, 64)] and not plain.comments
+
+
+@pytest.mark.parametrize("missing", ["apply_model", "model"])
+def test_an_unknown_host_is_refused_by_name(host, monkeypatch, missing):
+    """One whose model is no `LatentDiffusion`, as a pipeline of diffusers."""
+    hosts = sys.modules["demofusion_lib.webui.hosts"]
+    monkeypatch.setattr(hosts, "shared", types.SimpleNamespace(script_path="/home/me/automatic"))
+    kept = {"apply_model": host.model.apply_model, "model": host.model.model}
+    del kept[missing]
+    pipeline = type("Pipeline", (types.SimpleNamespace,), {})(is_sdxl=False, **kept)
+    with pytest.raises(host.params.SettingsError) as error:
+        hosts.check_host(pipeline)
+    told = "DemoFusion: the webui is the webui in the folder 'automatic', whose model is a Pipeline"
+    assert str(error.value) == f"{told}, allowed: AUTOMATIC1111's webui"
+    hosts.check_host(host.model)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_a_host_that_draws_past_the_engine_is_stopped_at_its_first_step(host, monkeypatch, sampler):
+    """As a denoiser would that asks a model of its own: phase 1 is delivered, and why."""
+    denoiser = host.sd_samplers_cfg_denoiser.CFGDenoiser
+    asked = []
+
+    original = denoiser.forward
+
+    def forward(self, x, *args, **kwargs):
+        if type(self.model_wrap).__name__ != "FusedModel":
+            return original(self, x, *args, **kwargs)
+        asked.append(x.shape)
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(denoiser, "forward", forward)
+    outcome = host.txt2img({"scale": 2}, **SIZE, sampler_name=sampler)
+    assert len(asked) == 1
+    assert outcome.sizes == [(64, 64)]
+    assert "has drawn a step without asking the model by windows" in outcome.comments
 
 
 def test_callbacks_are_registered_from_a_short_stack(host, monkeypatch):

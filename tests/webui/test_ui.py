@@ -58,6 +58,20 @@ def test_components_are_the_table(host, script):
             assert isinstance(component, gr.Checkbox)
 
 
+def test_an_accordion_that_takes_no_tooltip(host, monkeypatch):
+    """Forge's: an error while the page is made takes its API down too."""
+    made = gr.Accordion.__init__
+
+    def strict(self, *args, **kwargs):
+        assert "tooltip" not in kwargs
+        made(self, *args, **kwargs)
+
+    monkeypatch.setattr(gr.Accordion, "__init__", strict)
+    with gr.Blocks():
+        (enabled, *_) = host.our_script().ui(False)
+    assert enabled.webui_tooltip == host.params.SETTINGS[0].help
+
+
 def test_the_order_is_public():
     from demofusion_lib.params import SETTINGS
 
