@@ -1,5 +1,6 @@
 """Machines, settings and hosts that the doubles run without: GPUs without float64, HyperTile, Tiled Diffusion, forks."""
 
+import importlib
 import importlib.machinery
 import sys
 import types
@@ -16,7 +17,7 @@ SIZE = {"width": 64, "height": 64, "steps": 4}
 
 
 def test_timestep_samplers_on_a_gpu_without_float64(host):
-    families = sys.modules["demofusion_lib.webui.families"]
+    families = importlib.import_module("demofusion_lib.webui.families")
     levels = torch.linspace(0.99, 0.01, 1000)
     with apple():
         with pytest.raises(TypeError, match="float64"):
@@ -235,7 +236,7 @@ def test_forge_draws_with_the_extension_off(host, forge):
 @pytest.mark.parametrize("missing", ["apply_model", "model"])
 def test_an_unknown_host_is_refused_by_name(host, monkeypatch, missing):
     """One whose model is no `LatentDiffusion`, as a pipeline of diffusers."""
-    hosts = sys.modules["demofusion_lib.webui.hosts"]
+    hosts = importlib.import_module("demofusion_lib.webui.hosts")
     monkeypatch.setattr(hosts, "shared", types.SimpleNamespace(script_path="/home/me/automatic"))
     kept = {"apply_model": host.model.apply_model, "model": host.model.model}
     del kept[missing]
