@@ -7,6 +7,7 @@ from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
 from .fusion import PhaseFusion, Predict, gaussian_blur
 from .guidance import GUIDANCES, Evaluation, Guidance, Low
+from .looking import WAYS, Looking, look, looking
 from .phases import (
     PLANS,
     Enlarge,
@@ -40,6 +41,7 @@ __all__ = [
     "PLANS",
     "RESIDUALS",
     "SOLVERS",
+    "WAYS",
     "WINDOW_WEIGHTS",
     "Enlarge",
     "Evaluation",
@@ -48,6 +50,7 @@ __all__ = [
     "InLatent",
     "InPixels",
     "Layout",
+    "Looking",
     "Low",
     "NotFiniteError",
     "Paste",
@@ -78,6 +81,8 @@ __all__ = [
     "is_countable",
     "is_out_of_memory",
     "is_stochastic",
+    "look",
+    "looking",
     "picture_part",
     "plan_phases",
     "plan_picture",

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
 
 from .fusion import PhaseFusion, Predict
+from .looking import Looking, look
 from .phases import upsample
+from .views import Layout, View
 
 GUIDANCES = ("windows", "low-pass")
 
 Low = Callable[[Sequence[int]], torch.Tensor]
 """`low(rows)`: the model's answers to rows of a call, shrunk to the base's size, in the form that their upsampled
 difference has in the answers to the call."""
+
+WHOLE = View(slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,18 @@ class Evaluation:
     """The same at the base's size."""
 
     def __call__(
-        self, x: torch.Tensor, first: int, skip: float, predict: Predict, *, rescue: Predict | None = None, low: Low
-    ) -> torch.Tensor:
-        """The answer to rows `first` and following; what else is as in `PhaseFusion`, but `low`."""
+        self, x: torch.Tensor, first: int, skip: float, predict: Predict, *, rescue: Predict | None = None,
+        low: Low, base_lat: tuple[int, int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The answer to rows `first` and following; what else is as in `PhaseFusion`, but `low`.
+
+        base_lat: the size `(height, width)` that `low` shrinks the latent to; None for its own. While the model is asked,
+        `looking()` tells of what.
+        """
         rows = [(first + i) % len(self.owners) for i in range(len(x))]
         owners, shares = [self.owners[row] for row in rows], [self.shares[row] for row in rows]
         alike = self.guidance.alike(shares)
+        predict, rescue = self._told(predict, owners, shares), self._told(rescue or predict, owners, shares)
         if self.guidance.in_windows(self.t) or None not in self.shares:
             return self.fusion(x, owners, self.t, skip, predict, rescue=rescue, alike=alike)
         known = {*self.prompts, *(owner for owner, share in zip(owners, shares) if share is not None)}
@@ -96,12 +107,32 @@ class Evaluation:
         for i in others:
             answer[i] = self.prompts[owners[i]]
         if self.guidance.low_pass(self.t):
-            self._guide_(answer, others, owners, shares, low(range(len(x))))
+            every = range(len(x))
+            views = [WHOLE] * len(x)
+            with self._look(every, owners, shares, views, Layout([views]), base_lat or (x.shape[-2], x.shape[-1])):
+                answers = low(every)
+            self._guide_(answer, others, owners, shares, answers)
         return answer
+
+    def _told(self, ask: Predict, owners: Sequence[int], shares: Sequence[float | None]) -> Predict:
+        """`ask`, while which anybody can ask where the model looks."""
+
+        def asked(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+            with self._look(rows, owners, shares, views, layout):
+                return ask(patches, rows, views, layout)
+
+        return asked
+
+    def _look(
+        self, rows: Sequence[int], owners: Sequence[int], shares: Sequence[float | None],
+        views: Sequence[View], layout: Layout, shrunk_lat: tuple[int, int] | None = None,
+    ) -> AbstractContextManager[Looking]:  # fmt: skip
+        images, negative = [owners[row] for row in rows], [shares[row] is None for row in rows]
+        return look(Looking(self.fusion.phase, self.t, list(rows), images, negative, views, layout, shrunk_lat))
 
     def _asked(
         self, x: torch.Tensor, asked: Sequence[int], owners: Sequence[int], skip: float,
-        predict: Predict, rescue: Predict | None, alike: int | None,
+        predict: Predict, rescue: Predict, alike: int | None,
     ) -> torch.Tensor:  # fmt: skip
         """The fused answers to some rows; the others are left to be filled in."""
 
@@ -113,7 +144,7 @@ class Evaluation:
             part = x if len(asked) == len(x) else x[list(asked)]
             owned = [owners[i] for i in asked]
             fused = self.fusion(
-                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue) if rescue else None, alike=alike
+                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue), alike=alike
             )  # fmt: skip
             if len(asked) == len(x):
                 return fused

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core import Layout, Low, PhaseEngine, View, shrink, shrunk_noise
+from ..core import Low, PhaseEngine, looking, shrink, shrunk_noise
 from ..params import LATENT_PX
 from .models import Model
 from .prompts import Encoded
@@ -139,20 +139,21 @@ class Guided:
         """`x (batch, 4, height, width)`; the answer in the form's own terms. With an engine, `shrunk` is needed."""
         rows = torch.cat([x] * self.passes)
 
-        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
-            return form.answer(patches, self._network(form.network_input(patches), t, rows, views))
+        def predict(patches: torch.Tensor, rows: Sequence[int], *_: Any) -> torch.Tensor:
+            return form.answer(patches, self._network(form.network_input(patches), t, rows))
 
-        def rescue(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+        def rescue(patches: torch.Tensor, rows: Sequence[int], *_: Any) -> torch.Tensor:
             with self.model.unet_in_float32():
-                return predict(patches, rows, views, layout)
+                return predict(patches, rows)
 
         if self.engine is None:
-            output = predict(rows, range(len(rows)), (), Layout([], (0, 0, 0, 0)))
+            output = predict(rows, range(len(rows)))
         else:
             assert shrunk is not None
             shares: list[float | None] = [*[1.0] * len(x), *[None] * (len(rows) - len(x))]
             evaluation = self.engine.evaluation(list(range(len(x))) * self.passes, shares, t)
-            output = evaluation(rows, 0, form.skip, predict, rescue=rescue, low=self._low(x, form, shrunk))
+            low = self._low(x, form, shrunk)
+            output = evaluation(rows, 0, form.skip, predict, rescue=rescue, low=low, base_lat=self.base_lat)
         if self.passes == 1:
             return output
         cond, uncond = output.chunk(2)
@@ -167,22 +168,22 @@ class Guided:
             q = shrink(x, *self.base_lat)
             if isinstance(form, SigmaForm):
                 q = torch.cat([q] * self.passes)
-                return small.answer(q, self._network(small.network_input(q), t, rows, ()))
+                return small.answer(q, self._network(small.network_input(q), t, rows))
             assert isinstance(small, EpsForm)
             q = torch.cat([q.mul(small.alpha / form.alpha)] * self.passes)
             # a difference of epsilons is one of denoised times -alpha / sigma: `gain` times as large at the base's size
-            return small.answer(q, self._network(q, t, rows, ())).mul_(gain)
+            return small.answer(q, self._network(q, t, rows)).mul_(gain)
 
         return low
 
-    def _network(self, x: torch.Tensor, t: float, rows: Sequence[int], views: Sequence[View]) -> torch.Tensor:
+    def _network(self, x: torch.Tensor, t: float, rows: Sequence[int]) -> torch.Tensor:
         model, prompts = self.model, self._prompts(tuple(rows))
         added: dict[str, Any] = {}
         told: torch.Tensor | None = None
         if model.guidance_width:
             told = guidance_embedding(self.guidance, model.guidance_width).to(x.device, model.dtype).expand(len(x), -1)
         if prompts.pooled is not None:
-            added = {"text_embeds": prompts.pooled, "time_ids": self._time_ids(views, x)}
+            added = {"text_embeds": prompts.pooled, "time_ids": self._time_ids(x)}
         times = torch.full((len(x),), t, device=x.device)
         output = model.unet(
             x.to(model.dtype), times, encoder_hidden_states=prompts.context, encoder_attention_mask=prompts.readable,
@@ -205,8 +206,9 @@ class Guided:
             self.repeated[dtype, rows] = made
         return made
 
-    def _time_ids(self, views: Sequence[View], x: torch.Tensor) -> torch.Tensor:
-        corners = [view.corner_lat or (0, 0) for view in views] or [(0, 0)] * len(x)
+    def _time_ids(self, x: torch.Tensor) -> torch.Tensor:
+        now = looking()
+        corners = [view.corner_lat or (0, 0) for view in now.views] if now else [(0, 0)] * len(x)
         ids = [
             [*self.told.original_px, top * LATENT_PX, left * LATENT_PX, *self.told.target_px] for top, left in corners
         ]

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..core import Layout, View, shrink
+from ..core import Looking
 from ..params import LATENT_PX
 
 SIZE_KEYS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
 """Inputs of SDXL's conditioner that end up as sinusoids at the end of `vector`, and how many numbers each holds."""
 
 
-def cut(cond: Any, rows: Sequence[int], views: Sequence[View], layout: Layout, size_lat: tuple[int, int]) -> Any:
-    """A condition for the patches that `views[i]` cut from row `rows[i]` of a latent of `size_lat` (height, width).
+def told_of(cond: Any, now: Looking) -> Any:
+    """A condition, a row for each of the denoiser's call, for the patches that the model is given.
 
-    Tensors as large as the latent (`c_concat` of inpainting and depth models) are cut as the latent is, local windows
-    and dilated sub-images alike; all others follow their rows.
+    Tensors as large as the latent (`c_concat` of inpainting and depth models) are cut as the latent is, or shrunk with it;
+    all others follow their rows.
     """
     if isinstance(cond, dict):
-        return {key: cut(value, rows, views, layout, size_lat) for key, value in cond.items()}
+        return {key: told_of(value, now) for key, value in cond.items()}
     if isinstance(cond, (list, tuple)):
-        return [cut(value, rows, views, layout, size_lat) for value in cond]
+        return [told_of(value, now) for value in cond]
     if not isinstance(cond, torch.Tensor):
         return cond
-    if cond.ndim == 4 and tuple(cond.shape[-2:]) == size_lat:
-        plane = layout.pad(cond)
-        return torch.stack([plane[row, :, view.rows, view.cols] for row, view in zip(rows, views)])
-    return cond[list(rows)]
-
-
-def shrunk_cond(cond: Any, size_lat: tuple[int, int], base_lat: tuple[int, int]) -> Any:
-    """A condition for a latent of `size_lat` that is shrunk to `base_lat`: tensors as large as it are, too."""
-    if isinstance(cond, dict):
-        return {key: shrunk_cond(value, size_lat, base_lat) for key, value in cond.items()}
-    if isinstance(cond, (list, tuple)):
-        return [shrunk_cond(value, size_lat, base_lat) for value in cond]
-    if isinstance(cond, torch.Tensor) and cond.ndim == 4 and tuple(cond.shape[-2:]) == size_lat:
-        return shrink(cond, *base_lat)
-    return cond
+    if cond.ndim == 4 and tuple(cond.shape[-2:]) == now.size_lat:
+        return now.cut(cond, now.rows)
+    return cond[now.rows]
 
 
 class CropCorner:
@@ -68,9 +56,9 @@ class CropCorner:
         end = sum(widths[position + 1 :])
         return cls((end + widths[position], end), embedders[position], origin_px)
 
-    def write(self, vector: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
-        """`vector (n, width)` with the corner of each local window; dilated sub-images keep the image's own."""
-        corners = {i: view.corner_lat for i, view in enumerate(views) if view.corner_lat is not None}
+    def write(self, vector: torch.Tensor, now: Looking) -> torch.Tensor:
+        """`vector (n, width)` with the corner of each local window; what shows the whole picture keeps the image's own."""
+        corners = {i: view.corner_lat for i, view in enumerate(now.views) if view.corner_lat is not None}
         if not corners:
             return vector
         top, left = self.origin_px

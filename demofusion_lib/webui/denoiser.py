@@ -10,8 +10,8 @@ import torch
 from modules import shared
 from modules.sd_samplers_common import InterruptedException
 
-from ..core import CORRECTED, Evaluation, Layout, Low, PhaseEngine, View, shrink, shrunk_noise
-from .conditions import CropCorner, cut, shrunk_cond
+from ..core import CORRECTED, Evaluation, Looking, PhaseEngine, looking, shrink, shrunk_noise
+from .conditions import CropCorner, told_of
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
 from .hosts import Unasked
 from .previews import Preview, show_anew
@@ -34,8 +34,8 @@ def row_shares(cond: Any) -> list[float | None]:
     return shares + [None] * len(cond.batch)
 
 
-Padding = Callable[[Sequence[View]], AbstractContextManager[None]]
-"""`padding(views)`: makes the model's own padding right for patches cut by `views`, while it is given them."""
+Padding = Callable[[Looking], AbstractContextManager[None]]
+"""`padding(now)`: makes the model's own padding right for what it is given, while it is."""
 
 
 class Watcher(Protocol):
@@ -91,51 +91,42 @@ class FusedModel(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, level: torch.Tensor, cond: Any = None, **extra: Any) -> torch.Tensor:
         self.__dict__["calls"] += 1
-        size_lat = (x.shape[-2], x.shape[-1])
 
-        def ask(
-            patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout,
-            cond: Any, level: torch.Tensor, extra: dict[str, Any],
-        ) -> torch.Tensor:  # fmt: skip
-            part = cut(cond, rows, views, layout, size_lat)
+        def ask(patches: torch.Tensor, cond: Any, level: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+            now = looking()
+            assert now is not None
+            part = told_of(cond, now)
             if self.corner is not None and "vector" in part:
-                part["vector"] = self.corner.write(part["vector"], views)
-            with self.padding(views):
-                return self.base(patches, level[list(rows)], cond=part, **extra)
+                part["vector"] = self.corner.write(part["vector"], now)
+            with self.padding(now):
+                return self.base(patches, level[now.rows], cond=part, **extra)
 
-        def predict(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+        def predict(patches: torch.Tensor, *_: Any) -> torch.Tensor:
             if shared.state.interrupted or shared.state.skipped:
                 raise InterruptedException
             self.watcher.patches(patches)
-            return ask(patches, rows, views, layout, cond, level, extra)
+            return ask(patches, cond, level, extra)
 
-        def rescue(patches: torch.Tensor, rows: Sequence[int], views: Sequence[View], layout: Layout) -> torch.Tensor:
+        def rescue(patches: torch.Tensor, *_: Any) -> torch.Tensor:
             with unet_in_float32(shared.sd_model):
                 wide = in_float32(extra)
-                answer = ask(patches.float(), rows, views, layout, in_float32(cond), level.float(), wide)
+                answer = ask(patches.float(), in_float32(cond), level.float(), wide)
             return answer.to(patches.dtype)
+
+        def low(rows: Sequence[int]) -> torch.Tensor:
+            """On the whole latent, shrunk to the base's size, at the noise that shrinking leaves."""
+            if shared.state.interrupted or shared.state.skipped:
+                raise InterruptedException
+            gain = shrunk_noise((x.shape[-2], x.shape[-1]), self.base_lat)
+            small, before, after = self.family.shrunk(self.level, gain)
+            q = shrink(x, *self.base_lat).mul_(before)
+            self.watcher.patches(q)
+            return ask(q, cond, torch.full_like(level, small), extra).mul(after)
 
         return self.evaluation(
             x, self._next_rows(len(x)), self.family.skip(self.level), predict,
-            rescue=rescue, low=self._low(x, level, cond, extra),
+            rescue=rescue, low=low, base_lat=self.base_lat,
         )  # fmt: skip
-
-    def _low(self, x: torch.Tensor, level: torch.Tensor, cond: Any, extra: dict[str, Any]) -> Low:
-        """The inner model on the whole latent, shrunk to the base's size, at the noise that shrinking leaves."""
-        size_lat = x.shape[-2], x.shape[-1]
-
-        def low(rows: Sequence[int]) -> torch.Tensor:
-            if shared.state.interrupted or shared.state.skipped:
-                raise InterruptedException
-            small, before, after = self.family.shrunk(self.level, shrunk_noise(size_lat, self.base_lat))
-            q = shrink(x, *self.base_lat).mul_(before)
-            self.watcher.patches(q)
-            with self.padding([View(slice(None), slice(None))] * len(q)):
-                return self.base(
-                    q, torch.full_like(level, small), cond=shrunk_cond(cond, size_lat, self.base_lat), **extra
-                ).mul(after)
-
-        return low
 
 
 class InstalledEngine:

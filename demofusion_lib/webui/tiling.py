@@ -7,12 +7,12 @@ part of the picture: what lies beyond its edge is not its other end, and a model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ..core import View
+from ..core import Looking
 
 
 def wraps(p: Any) -> bool:
@@ -31,9 +31,9 @@ class Convolutions:
         self.layers = [layer for layer in unet.modules() if type(layer) is torch.nn.Conv2d]
 
     @contextlib.contextmanager
-    def suited_to(self, views: Sequence[View]) -> Iterator[None]:
-        """Zeros beyond the edge of a window, the opposite edge for a dilated sub-image; the host's setting afterwards."""
-        mode = "circular" if all(view.corner_lat is None for view in views) else "zeros"
+    def suited_to(self, now: Looking) -> Iterator[None]:
+        """Zeros beyond the edge of a window, the opposite edge for what is whole; the host's setting afterwards."""
+        mode = "zeros" if now.kind == "window" else "circular"
         others = [(layer, layer.padding_mode) for layer in self.layers if layer.padding_mode != mode]
         try:
             for layer, _ in others:
@@ -44,6 +44,6 @@ class Convolutions:
                 layer.padding_mode = before
 
 
-def as_they_are(views: Sequence[View]) -> contextlib.AbstractContextManager[None]:
+def as_they_are(now: Looking) -> contextlib.AbstractContextManager[None]:
     """For a picture that has edges: the model is the host's, untouched."""
     return contextlib.nullcontext()

@@ -12,7 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "demofusion_lib"
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
-LIBRARIES = {"__future__", "collections", "dataclasses", "hashlib", "itertools", "math", "torch", "typing", "weakref"}
+LIBRARIES = {
+    "__future__", "collections", "contextlib", "contextvars", "dataclasses", "hashlib", "itertools", "math", "torch", "typing",
+    "weakref",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
