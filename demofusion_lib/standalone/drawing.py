@@ -156,12 +156,8 @@ class Drawing:
     @torch.no_grad()
     def phases(self) -> Iterator[Finished]:
         """The base image's latent, and each phase's as soon as it is finished; or the saved one's, and those after it."""
-        order, count = self.order, len(self.order.prompts)
-        own, own_negative = order.params.phase_prompt, order.params.phase_negative
-        self.cond = encode(self.model, order.prompts)
-        self.uncond = encode_negative(self.model, [order.negative] * count)
-        self.phase_cond = encode(self.model, [own] * count) if own else self.cond
-        self.phase_uncond = encode_negative(self.model, [own_negative] * count) if own_negative else self.uncond
+        order = self.order
+        self._encode()
         if self.picture is not None and order.strength == 0:
             yield from self._enlarged(self.picture)
             return
@@ -175,6 +171,14 @@ class Drawing:
         for phase, latent in climb(base, coming, self._phase, enlarge=self._enlarge(done), anchor=done.anchor):
             yield Finished(phase.number, latent, self.evaluations, perf_counter() - begun, done.anchor)
             begun = perf_counter()
+
+    def _encode(self) -> None:
+        order, count = self.order, len(self.order.prompts)
+        own, own_negative = order.params.phase_prompt, order.params.phase_negative
+        self.cond = encode(self.model, order.prompts)
+        self.uncond = encode_negative(self.model, [order.negative] * count)
+        self.phase_cond = encode(self.model, [own] * count) if own else self.cond
+        self.phase_uncond = encode_negative(self.model, [own_negative] * count) if own_negative else self.uncond
 
     def _noise(self, height_lat: int, width_lat: int, phase: int) -> torch.Tensor:
         shape = 4, height_lat, width_lat

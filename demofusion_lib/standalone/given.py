@@ -8,7 +8,9 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 
@@ -76,16 +78,59 @@ def _given(path: str | os.PathLike[str], image: Image.Image) -> Given:
     if frames > 1 and image.format != "MPO":  # whose others are previews
         notes.append(f"{Path(path).name} has {frames} pictures: the first is enlarged")
     image.load()
-    turned = ImageOps.exif_transpose(image) or image
-    if may_be_transparent(turned):
-        turned = turned.convert("RGBA")
-        if turned.getextrema()[3][0] < 255:
-            notes.append(f"{Path(path).name} is transparent in places: they are drawn as white")
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    elif turned.mode == "F":
+    pixels, more = pixels_in(ImageOps.exif_transpose(image) or image, Path(path).name)
+    if pixels is None:
         raise _refused(path, "holds numbers without a white")
-    pixels = tensor(turned)
+    notes += more
     digest = hashlib.blake2b(f"{tuple(pixels.shape)}".encode(), digest_size=16)
     digest.update(pixels.numpy())
     profile = image.info.get("icc_profile") or b""
     return Given(pixels, digest.hexdigest(), profile if image.mode in ("RGB", "RGBA", "P") else b"", tuple(notes))
+
+
+def pixels_in(image: Image.Image, name: str) -> tuple[torch.Tensor | None, list[str]]:
+    """`(3, height, width)` in [-1, 1], None of numbers without a white, and what a user should know. name: the picture's."""
+    notes = []
+    if may_be_transparent(image):
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            notes.append(f"{name} is transparent in places: they are drawn as white")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return None if image.mode == "F" else tensor(image), notes
+
+
+ALLOWED_IMAGE = f"a PIL image, an array (height, width, 3) of bytes or in [0, 1], a tensor (3, height, width) in [0, 1] or [-1, 1], of {SIZES}"
+
+
+def picture_of(image: Any) -> tuple[torch.Tensor, list[str]]:
+    """A picture that a program holds, as diffusers takes one: `(3, height, width)` in [-1, 1], and notes. Raises UserError."""
+    pixels, notes = pixels_in(image, "image") if isinstance(image, Image.Image) else (_of_numbers(image), [])
+    if pixels is None or not is_drawable(pixels.shape[2], pixels.shape[1]):
+        told = quoted(image) if pixels is None else f"{pixels.shape[2]}x{pixels.shape[1]} px"
+        raise UserError(f"image is {told}, allowed: one picture, {ALLOWED_IMAGE}")
+    return pixels, notes
+
+
+def _of_numbers(image: Any) -> torch.Tensor | None:
+    if isinstance(image, (list, tuple)) and len(image) == 1:
+        image = image[0]
+        if isinstance(image, Image.Image):
+            return pixels_in(image, "image")[0]
+    if not isinstance(image, (np.ndarray, torch.Tensor)) or image.ndim not in (3, 4):
+        return None
+    if image.ndim == 4:
+        if len(image) != 1:
+            return None
+        image = image[0]
+    if isinstance(image, np.ndarray):
+        whole = image.dtype == np.uint8
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        values = values / 255 if whole else values
+    else:
+        whole = image.dtype == torch.uint8
+        values = image.detach().float().cpu()
+        values = values / 255 if whole else values
+    if values.shape[0] != 3 or not torch.isfinite(values).all() or values.abs().max() > 1:
+        return None
+    is_signed = isinstance(image, torch.Tensor) and bool(values.min() < 0)
+    return values.contiguous() if is_signed else (values * 2 - 1).clamp(-1, 1).contiguous()

@@ -96,6 +96,7 @@ class Repeated:
     context: torch.Tensor
     readable: torch.Tensor | None
     pooled: torch.Tensor | None
+    images: tuple[torch.Tensor, ...] = ()
 
 
 KEPT = 4
@@ -184,10 +185,12 @@ class Guided:
             told = guidance_embedding(self.guidance, model.guidance_width).to(x.device, model.dtype).expand(len(x), -1)
         if prompts.pooled is not None:
             added = {"text_embeds": prompts.pooled, "time_ids": self._time_ids(x)}
+        if prompts.images:
+            added["image_embeds"] = list(prompts.images)
         times = torch.full((len(x),), t, device=x.device)
         output = model.unet(
             x.to(model.dtype), times, encoder_hidden_states=prompts.context, encoder_attention_mask=prompts.readable,
-            timestep_cond=told, added_cond_kwargs=added or None, return_dict=False,
+            timestep_cond=told, added_cond_kwargs=added or None, return_dict=False, **model.told,
         )[0]  # fmt: skip
         self.evaluations += len(x)
         self.progress(len(x))
@@ -200,8 +203,9 @@ class Guided:
         if known is not None:
             return known
         context, readable = self.encoded.rows(rows)
-        pooled = self.encoded.pooled
-        made = Repeated(context.to(dtype), readable, None if pooled is None else pooled[list(rows)].to(dtype))
+        pooled, chosen = self.encoded.pooled, list(rows)
+        images = tuple(image[chosen].to(dtype) for image in self.encoded.images)
+        made = Repeated(context.to(dtype), readable, None if pooled is None else pooled[chosen].to(dtype), images)
         if len(self.repeated) < KEPT:
             self.repeated[dtype, rows] = made
         return made

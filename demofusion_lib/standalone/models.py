@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Model:
     """A diffusers model, and what the engine must know of it.
 
-    text: pairs of tokenizer and encoder, one for SD, two for SDXL.
+    text: pairs of tokenizer and encoder, one for SD, two for SDXL; none where somebody else encodes the prompts.
     alphas_cumprod: the training schedule, float64 `(1000,)`. prediction: what the UNet answers, of PREDICTIONS.
     zero_empty: whether an empty negative prompt is zeros instead of its encoding.
+    told: what the UNet is told besides with every call, by name. where: the device that computes, None for the UNet's own.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Model:
     prediction: str
     is_sdxl: bool
     zero_empty: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
+    where: torch.device | None = None
 
     @property
     def native_px(self) -> int:
@@ -83,6 +86,8 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the UNet computes. Offloaded by accelerate, it lies elsewhere between its calls."""
+        if self.where is not None:
+            return self.where
         computes_on = getattr(getattr(self.unet, "_hf_hook", None), "execution_device", None)
         return self.unet.device if computes_on is None else torch.device(computes_on)
 
@@ -129,22 +134,37 @@ def load_model(
     except Exception as error:  # strangers' files make the libraries raise whatever they please
         reason = f"model is {quoted(name)}, which can't be loaded ({first_line(error)})"
         raise UserError(f"{reason}, allowed: {ALLOWED}") from error
+    if overflows_in_half(pipeline):
+        pipeline.vae.to(dtype=torch.float32)
+    pipeline.unet.eval()
+    pipeline.vae.eval()
+    own = Path(name).stem if source.is_file else name.rstrip("/\\").replace("\\", "/").split("/")[-1]
+    return model_of(pipeline, own, prediction)
+
+
+def model_of(pipeline: Any, name: str, prediction: str = AUTO) -> Model:
+    """The parts of a diffusers pipeline of `check_parts`, as they are. prediction: as in `load_model`."""
     text = [(pipeline.tokenizer, pipeline.text_encoder)]
     is_sdxl = hasattr(pipeline, "text_encoder_2")
     if is_sdxl:
         text.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
-    if is_sdxl and dtype == torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
-        pipeline.vae.to(dtype=torch.float32)  # SDXL's first VAE overflows in half precision
     return Model(
-        Path(name).stem if source.is_file else name.rstrip("/\\").replace("\\", "/").split("/")[-1],
-        pipeline.unet.eval(),
-        pipeline.vae.eval(),
+        name,
+        pipeline.unet,
+        pipeline.vae,
         tuple((tokenizer, encoder) for tokenizer, encoder in text if encoder is not None),
         pipeline.scheduler.alphas_cumprod.cpu().double(),
         prediction_of(pipeline.scheduler) if prediction == AUTO else prediction,
         is_sdxl,
         is_sdxl and pipeline.config.force_zeros_for_empty_prompt,
     )
+
+
+def overflows_in_half(pipeline: Any) -> bool:
+    """Whether its VAE lies in half precision and answers NaN there, as SDXL's first does."""
+    is_sdxl = hasattr(pipeline, "text_encoder_2")
+    upcast = is_sdxl and getattr(pipeline.vae.config, "force_upcast", False)
+    return bool(upcast and pipeline.vae.dtype == torch.float16)
 
 
 def check_parts(pipeline: Any) -> None:

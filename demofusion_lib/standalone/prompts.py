@@ -19,11 +19,13 @@ class Encoded:
     """One row a prompt: `context (rows, tokens, width)`, and SDXL's `pooled (rows, width)`.
 
     lengths: how many of its tokens each row has; behind them it is filled up to the longest.
+    images: of each IP-Adapter its pictures' embeddings `(rows, ...)`.
     """
 
     context: torch.Tensor
     pooled: torch.Tensor | None
     lengths: tuple[int, ...]
+    images: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
@@ -31,7 +33,8 @@ class Encoded:
         context = torch.cat([pad(part.context, (0, 0, 0, longest - part.context.shape[1])) for part in parts])
         pooled = [part.pooled for part in parts if part.pooled is not None]
         lengths = tuple(length for part in parts for length in part.lengths)
-        return cls(context, torch.cat(pooled) if pooled else None, lengths)
+        images = tuple(torch.cat(same) for same in zip(*(part.images for part in parts)))
+        return cls(context, torch.cat(pooled) if pooled else None, lengths, images)
 
     def rows(self, chosen: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """These rows' context, and which of its tokens the network may look at `(rows, tokens)`; None for all.
