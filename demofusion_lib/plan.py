@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .core import (
+    ALONE,
     Enlarge,
     FromPicture,
     Guidance,
@@ -24,6 +25,7 @@ from .core import (
     PhaseEngine,
     PhaseFusion,
     Residual,
+    Share,
     SkipResidual,
     Strength,
     Weights,
@@ -215,7 +217,7 @@ class Plan:
     def engine(
         self, phase: Phase, previous: torch.Tensor, before: torch.Tensor, noise: torch.Tensor, seeds: Sequence[int],
         *, stochastic: bool, batch: WindowBatch | None = None, solver: str = "", weights: Weights | None = None,
-        guided: bool = True,
+        guided: bool = True, share: Share = ALONE,
     ) -> PhaseEngine:  # fmt: skip
         """Of one phase: for the latent of the phase before, upsampled and as it was, and the phase's noise.
 
@@ -223,7 +225,7 @@ class Plan:
 
         stochastic: whether the sampler puts noise of its own into the latent. batch: the run's own; what it has learnt of
         memory holds for all phases. solver, weights: where they are not the plan's own. guided: whether a negative prompt
-        that a host brings along, though it takes no part at CFG 1, is asked.
+        that a host brings along, though it takes no part at CFG 1, is asked. share: who asks the model what.
         """
         params, weights = self.params, weights or self.weights
         residual: Residual
@@ -233,7 +235,7 @@ class Plan:
             residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
         fusion = PhaseFusion(
             phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch),
-            wrap=self.wrap, window_weight=params.window_weight,
+            wrap=self.wrap, window_weight=params.window_weight, share=share,
         )  # fmt: skip
         return PhaseEngine(
             residual, fusion, step_starts(solver or self.phase_solver or self.solver, self.phase_steps),

@@ -27,11 +27,13 @@ from .phases import (
 from .picture import NEAR_NATIVE, Strength, held, picture_part, plan_picture, window_size
 from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
+from .sharing import ALONE, Call, Share, SharedOutOfMemory
 from .solvers import CORRECTED, LEAST_STEPS, SOLVERS, degenerate_step, first_sigma, is_stochastic, step_starts
 from .views import BORDERS, Layout, View, WindowGrid, dilated_layout, step_generator
 from .weighing import WINDOW_WEIGHTS
 
 __all__ = [
+    "ALONE",
     "BORDERS",
     "CORRECTED",
     "ENLARGEMENTS",
@@ -43,6 +45,7 @@ __all__ = [
     "SOLVERS",
     "WAYS",
     "WINDOW_WEIGHTS",
+    "Call",
     "Enlarge",
     "Evaluation",
     "FromPicture",
@@ -60,6 +63,8 @@ __all__ = [
     "Place",
     "Predict",
     "Residual",
+    "Share",
+    "SharedOutOfMemory",
     "SkipResidual",
     "Strength",
     "View",

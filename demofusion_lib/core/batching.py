@@ -172,6 +172,26 @@ class WindowBatch:
             stop = done + call_size(count - done, alike or count, self.rows(area))
             done = stop if self._attempt(ask, take, done, stop, area) else done
 
+    def chunks(self, count: int, area: float, alike: int) -> list[tuple[int, int]]:
+        """What `work` would ask for one after the other, where the size is known and memory suffices."""
+        found, done = [], 0
+        while done < count:
+            stop = done + call_size(count - done, alike, self.rows(area))
+            found.append((done, stop))
+            done = stop
+        return found
+
+    def measure(self, count: int, area: float, device: torch.device, ask: Ask) -> None:
+        """Sets the size by what the first of `count` patches take, whose answers nobody is given."""
+        if self.size is None:
+            self._measure(count, area, device, ask, lambda start, stop, outputs: None)
+
+    def halve(self, tried: int, area: float) -> None:
+        """After `tried` patches were too many. Raises ValueError where that was one."""
+        if tried < 2:
+            raise ValueError("a single patch is too many")
+        self._halve(tried, area)
+
     def rows(self, area: float) -> int:
         """How many patches of `area` native windows each the model may get at once; 1 where nothing is known yet."""
         size = self.size or 1

@@ -15,6 +15,7 @@ from .cutting import Cut, Weigh, grouped
 from .finite import NotFiniteError, Place, all_finite, not_finite, place_of, total
 from .phases import Phase, statistics
 from .schedule import Weights
+from .sharing import ALONE, Call, Share, SharedOutOfMemory, balanced_size
 from .views import Layout, View, WindowGrid, dilated_layout
 from .weighing import Masks, WindowWeights
 from .wrap import beyond
@@ -26,6 +27,8 @@ the row of the whole latent, and so the condition, that patch `i` was cut from b
 Job = tuple[int, View]
 """A patch to be asked for: the row it is cut from, and its view."""
 Jobs = Sequence[Job]
+Answers = Sequence[tuple["Part", torch.Tensor]]
+"""What was asked for, and what the model said to it, in the order in which it is added up."""
 
 
 def gaussian_blur(latent: torch.Tensor, kernel_size: int, std: float, *, wrap: bool = False) -> torch.Tensor:
@@ -60,6 +63,7 @@ class BlurredRows:
     """The blurred picture of one row at a time, with the zeros that the layout expects around it.
 
     What the blur took away of a row is added to `fused`, times `weight`, when it is first asked for.
+    restores: or not yet, as long as this is False.
     """
 
     def __init__(
@@ -79,12 +83,18 @@ class BlurredRows:
         self.row: int | None = None
         self.plane: torch.Tensor | None = None
         self.restored: set[int] = set()
+        self.restores = True
 
     def __call__(self, row: int) -> torch.Tensor:
         if self.plane is None or row != self.row:
             self.plane = None  # before the next one is made: two rows never lie side by side
             self.plane, self.row = self._blurred(row), row
         return self.plane
+
+    def restore(self, row: int) -> None:
+        """Without any patch of the row."""
+        if row not in self.restored:
+            self._blurred(row)
 
     def _blurred(self, row: int) -> torch.Tensor:
         """By its own statistics: those of the padded row, as the authors' zeros are counted with the picture."""
@@ -94,7 +104,7 @@ class BlurredRows:
         if blurred is not whole:
             with_statistics_(blurred, *statistics(whole))
             del whole
-            if row not in self.restored:
+            if self.restores and row not in self.restored:
                 self._restore(row, x - (blurred if self.wrap else self.layout.crop(blurred)))
         return blurred[0]
 
@@ -144,16 +154,29 @@ class Path:
 
     def run(self, batch: WindowBatch, native: int) -> None:
         """native: how many cells a native window has."""
-        for shape, jobs in grouped(self.cut, self.owners).items():
-            self._run_group(batch, math.prod(shape) / native, shape, jobs)
+        for group in self.groups(native):
+            self._run_group(batch, group)
 
-    def _run_group(self, batch: WindowBatch, area: float, shape: tuple[int, int], jobs: Jobs) -> None:
+    def _run_group(self, batch: WindowBatch, group: Group) -> None:
         batch.work(
-            len(jobs), area, self.fused.device,
-            lambda start, stop: self._ask(self.asked.predict, jobs[start:stop], shape),
-            lambda start, stop, outputs: self._take(jobs[start:stop], shape, outputs),
-            len(jobs) * self.asked.alike // len(self.owners),
+            len(group.jobs), group.area, self.fused.device, group.ask,
+            lambda start, stop, outputs: self._take(group.jobs[start:stop], group.shape, outputs), group.alike,
         )  # fmt: skip
+
+    def groups(self, native: int) -> list[Group]:
+        """Of patches that the model can be given together."""
+        return [
+            Group(self, shape, jobs, math.prod(shape) / native, len(jobs) * self.asked.alike // len(self.owners))
+            for shape, jobs in grouped(self.cut, self.owners).items()
+        ]
+
+    def take(self, part: Part, outputs: torch.Tensor) -> None:
+        """What was asked for before."""
+        jobs = part.group.jobs[part.start : part.stop]
+        if isinstance(self.rows, BlurredRows):
+            for row, _ in jobs:
+                self.rows.restore(row)
+        self._take(jobs, part.group.shape, outputs)
 
     def _ask(self, predict: Predict, jobs: Jobs, shape: tuple[int, int]) -> torch.Tensor:
         patches = self.fused.new_empty(len(jobs), self.fused.shape[1], *shape)
@@ -187,6 +210,33 @@ class Path:
         return answer
 
 
+@dataclass(frozen=True)
+class Group:
+    """Patches of a path that are of one shape. area: theirs over a native window's. alike: as in `call_size`."""
+
+    path: Path
+    shape: tuple[int, int]
+    jobs: Jobs
+    area: float
+    alike: int
+
+    def ask(self, start: int, stop: int) -> torch.Tensor:
+        return self.path._ask(self.path.asked.predict, self.jobs[start:stop], self.shape)
+
+
+class Part(NamedTuple):
+    """What the model is given in one call."""
+
+    group: Group
+    start: int
+    stop: int
+
+    def call(self) -> Call:
+        rows, fused = self.stop - self.start, self.group.path.fused
+        shape = rows, fused.shape[1], *self.group.shape
+        return Call(lambda: self.group.ask(self.start, self.stop), rows, shape, fused.dtype, rows * self.group.area)
+
+
 class PhaseFusion:
     """Fuses one phase's local and global path, `D = (1 - c2) * D_local + c2 * D_global` (paper section 3.3).
 
@@ -200,6 +250,8 @@ class PhaseFusion:
     looks_at_once: whether every batch of answers is looked at for NaN and infinity as it comes. That makes a device wait
         for each, so that by default it is done on a CPU only; elsewhere once an evaluation, which is asked for again where
         there are some.
+    share: who asks the model what, where several processes draw one picture: all calls of an evaluation are divided at
+        once, and their answers, all of which lie side by side then, added up in one process's order.
 
     rescued: the patches that the model answered with NaN or infinity, and when asked for again alone with numbers.
     """
@@ -215,6 +267,7 @@ class PhaseFusion:
         wrap: bool = False,
         window_weight: str = "flat",
         looks_at_once: bool | None = None,
+        share: Share = ALONE,
     ):
         self.phase = phase
         self.grid = grid
@@ -224,6 +277,7 @@ class PhaseFusion:
         self.wrap = wrap
         self.window_weight = window_weight
         self.looks_at_once = looks_at_once
+        self.share = share
         self.local: Layout | None = None
         self.rescued: list[Place] = []
         self.masks: Masks = {}
@@ -273,32 +327,83 @@ class PhaseFusion:
     def _fused(self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, asked: Asked) -> torch.Tensor:
         c2 = self.weights.c2(t)
         fused = torch.zeros_like(x)
-        if c2 < 1:
-            self._add_local(fused, x, owners, asked)
+        local = self._local(fused, x, owners, asked) if c2 < 1 else None
+        dilated = self._dilated(fused, x, owners, t, skip, c2, asked) if c2 > 0 else None
+        given = self._shared([path for path in (local, dilated) if path is not None]) if not self.share.alone else None
+        if local is not None:
+            self._run(local, given)
+            self._average(fused, x, owners, local)
             fused.mul_(1 - c2)
-        if c2 > 0:
-            self._add_global(fused, x, owners, t, skip, c2, asked)
+        if dilated is not None:
+            self._run(dilated, given)
         return fused
 
-    def _add_local(self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], asked: Asked) -> None:
-        """The mean of the model's outputs over all windows that cover a cell, weighed by where it lies in each."""
+    def _run(self, path: Path, given: Answers | None) -> None:
+        if given is None:
+            path.run(self.batch, self.native)
+            return
+        for part, outputs in given:
+            if part.group.path is path:
+                path.take(part, outputs)
+
+    def _shared(self, paths: Sequence[Path]) -> Answers:
+        """The answers to all patches of all paths, asked by several processes."""
+        rows = [path.rows for path in paths if isinstance(path.rows, BlurredRows)]
+        for blurred in rows:
+            blurred.restores = False
+        groups = [group for path in paths for group in path.groups(self.native)]
+        self._find_size(groups)
+        while True:
+            parts = [
+                Part(group, *chunk)
+                for group in groups
+                for chunk in self.batch.chunks(len(group.jobs), group.area, group.alike)
+            ]
+            try:
+                outputs = self.share.outputs([part.call() for part in parts])
+            except SharedOutOfMemory as error:
+                if error.rows < 2:
+                    raise
+                self.batch.halve(
+                    error.rows, max(part.group.area for part in parts if part.stop - part.start == error.rows)
+                )
+            else:
+                break
+        for blurred in rows:
+            blurred.restores = True
+        return list(zip(parts, outputs))
+
+    def _find_size(self, groups: Sequence[Group]) -> None:
+        """Where no batch was asked for: what fits the process with the least room, and leaves none without work."""
+        if self.batch.size is not None or not groups:
+            return
+        first = groups[0]
+        self.batch.measure(len(first.jobs), first.area, first.path.fused.device, first.ask)
+        fits = self.share.least(self.batch.size or 0)
+        counts = [len(group.jobs) for group in groups]
+        self.batch.size = balanced_size(fits, counts, self.share.ranks) if fits else None
+
+    def _local(self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], asked: Asked) -> Path:
+        """The sum of the model's outputs over all windows that cover a cell, weighed by where it lies in each."""
         assert self.local is not None
         size_lat = x.shape[-2], x.shape[-1]
         cut = Cut(self.local, size_lat, x.device)
         weigh = None
         if self.window_weight != "flat":
             weigh = WindowWeights(self.window_weight, self.local, size_lat, x, self.masks)
-        path = Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh)
-        path.run(self.batch, self.native)
+        return Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh)
+
+    def _average(self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], local: Path) -> None:
+        """From that sum to the mean."""
         for image in set(owners):
-            count = cut.count(self.local.views[image], x, weigh)
+            count = local.cut.count(local.cut.layout.views[image], x, local.weigh)
             for row, owner in enumerate(owners):
                 if owner == image:
                     fused[row].div_(count)
 
-    def _add_global(
+    def _dilated(
         self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, c2: float, asked: Asked
-    ) -> None:  # fmt: skip
+    ) -> Path:  # fmt: skip
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
         (height, width), dilation = x.shape[-2:], self.phase.dilation
         layout = dilated_layout(height, width, dilation, max(owners) + 1, wrap=self.wrap)
@@ -307,7 +412,7 @@ class PhaseFusion:
         to = cut = Cut(layout, (height, width), x.device, share=True)
         if not self.wrap:  # its rows bring their zeros along
             cut = Cut(Layout(layout.views), cut.padded_lat, x.device)
-        Path(owners, rows, cut, fused, to, c2, asked).run(self.batch, self.native)
+        return Path(owners, rows, cut, fused, to, c2, asked)
 
     @property
     def native(self) -> int:

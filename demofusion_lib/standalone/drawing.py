@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
 
 from ..core import (
+    ALONE,
     Enlarge,
     Phase,
     PhaseEngine,
@@ -23,6 +24,7 @@ from ..core import (
 from ..memory import window_batch
 from ..params import LATENT_PX, Params
 from ..plan import LATENT_CHANNELS, Plan
+from ..ranks import Ranks
 from ..saved import SavedPhase
 from .decoding import Way, latent_of, pixels_of
 from .guidance import Guided, Progress, SizeTold, passes
@@ -95,7 +97,8 @@ def size_of(picture: torch.Tensor) -> tuple[int, int]:
 class Drawing:
     """Checks the order when it is made; `phases` draws.
 
-    saved: a finished phase of the same order, to go on from. way: how phases that begin from pixels get them.
+    saved: a finished phase of the same order, to go on from. way: how phases that begin from pixels get them. ranks: of the
+    processes that draw it together; None where this one does alone.
     """
 
     model: Model
@@ -103,10 +106,12 @@ class Drawing:
     progress: Progress = lambda rows: None
     saved: SavedPhase | None = None
     way: Way | None = None
+    ranks: Ranks | None = None
     sampler: Sampler = field(init=False)
     phase_sampler: Sampler = field(init=False)
     plan: Plan = field(init=False)
     batch: WindowBatch = field(init=False)
+    rows_before: int = field(init=False)
 
     def __post_init__(self) -> None:
         order = self.order
@@ -129,6 +134,7 @@ class Drawing:
             picture_lat=own_lat, strength=order.strength,
         )  # fmt: skip
         self.batch = window_batch(order.params.window_batch, self.model.device)
+        self.rows_before = sum(self.ranks.rows) if self.ranks else 0
 
     def _solver(self, steps: int) -> Solver:
         return Solver(self.sampler, self.schedule, self.scheduler, steps)
@@ -194,12 +200,20 @@ class Drawing:
         begun, size_px = perf_counter(), (self.order.height_px, self.order.width_px)
         solver = self._solver(self.order.steps)
         guided = Guided(
-            self.model, self.cond, self.uncond, self.order.guidance, SizeTold(size_px, size_px), progress=self.progress
-        )
+            self.model, self.cond, self.uncond, self.order.guidance, SizeTold(size_px, size_px), progress=self.progress,
+            share=self.ranks or ALONE,
+        )  # fmt: skip
         noise = self._noise(*self.order.base_lat, 1)
         latent = self._sample(guided, solver.from_noise(noise), solver, 1)
         anchor = statistics(centre_crop(latent, *self.plan.base_lat))
-        return Finished(1, latent, guided.evaluations, perf_counter() - begun, anchor)
+        return Finished(1, latent, self._evaluated(guided), perf_counter() - begun, anchor)
+
+    def _evaluated(self, guided: Guided) -> int:
+        """Rows of a phase, by whichever process."""
+        if self.ranks is None:
+            return guided.evaluations
+        before, self.rows_before = self.rows_before, sum(self.ranks.rows)
+        return self.rows_before - before
 
     def _saved(self) -> Finished:
         assert self.saved is not None
@@ -210,7 +224,10 @@ class Drawing:
     def _given(self, picture: torch.Tensor) -> Finished:
         """The picture in place of phase 1."""
         begun = perf_counter()
-        latent = latent_of(self.model, picture, self._way).repeat(len(self.order.seeds), 1, 1, 1)
+        height, width = self.plan.first_lat
+        like = torch.empty(1, LATENT_CHANNELS, height, width, device=self.model.device)
+        latent = self._once(lambda: latent_of(self.model, picture, self._way), like)
+        latent = latent.repeat(len(self.order.seeds), 1, 1, 1)
         return Finished(1, latent, 0, perf_counter() - begun, statistics(latent), picture)
 
     def _enlarged(self, picture: torch.Tensor) -> Iterator[Finished]:
@@ -232,11 +249,11 @@ class Drawing:
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
             self.model, self.phase_cond, self.phase_uncond, self.order.guidance_in_phases, told,
-            engine=engine, base_lat=self.plan.base_lat, progress=self.progress,
+            engine=engine, base_lat=self.plan.base_lat, progress=self.progress, share=self.ranks or ALONE,
         )  # fmt: skip
         start = engine.residual.noised(solver.start.alpha, solver.start.sigma)
         latent = self._sample(guided, start, solver, phase.number)
-        self.evaluations = guided.evaluations
+        self.evaluations = self._evaluated(guided)
         return latent
 
     @property
@@ -251,11 +268,23 @@ class Drawing:
             return latent_of(self.model, pixels, self._way)
 
         if first.picture is None:
-            return self.plan.enlarge(decode, encode)
-        return self.plan.enlarge_picture(decode, encode, first.latent, first.picture)
+            enlarge = self.plan.enlarge(decode, encode)
+        else:
+            enlarge = self.plan.enlarge_picture(decode, encode, first.latent, first.picture)
+
+        def once(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
+            like = latent.new_empty(*latent.shape[:2], height_lat, width_lat)
+            return self._once(lambda: enlarge(latent, height_lat, width_lat), like)
+
+        return once
+
+    def _once(self, make: Callable[[], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        """What one process makes for all that draw; `like` is of its shape and type."""
+        return make() if self.ranks is None else self.ranks.made_once(make, like)
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)
         return self.plan.engine(
-            phase, previous, before, noise, self.order.seeds, stochastic=self.phase_sampler.stochastic, batch=self.batch
-        )
+            phase, previous, before, noise, self.order.seeds, stochastic=self.phase_sampler.stochastic, batch=self.batch,
+            share=self.ranks or ALONE,
+        )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core import Low, PhaseEngine, looking, shrink, shrunk_noise
+from ..core import ALONE, Call, Low, PhaseEngine, Share, looking, shrink, shrunk_noise
 from ..params import LATENT_PX
 from .models import Model
 from .prompts import Encoded
@@ -115,12 +115,14 @@ class Guided:
     """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
 
     cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out; so does a UNet that is told it.
-    base_lat: the size `(height, width)` at which an engine with low-pass guidance is guided.
+    base_lat: the size `(height, width)` at which an engine with low-pass guidance is guided. share: who asks the network,
+    where several processes draw.
     """
 
     def __init__(
         self, model: Model, cond: Encoded, uncond: Encoded, guidance: float, told: SizeTold,
         *, engine: PhaseEngine | None = None, base_lat: tuple[int, int] = (0, 0), progress: Progress = lambda rows: None,
+        share: Share = ALONE,
     ):  # fmt: skip
         self.model = model
         self.guidance = guidance
@@ -130,6 +132,7 @@ class Guided:
         self.engine = engine
         self.base_lat = base_lat
         self.progress = progress
+        self.share = share
         self.evaluations = 0
         self.repeated: dict[tuple[torch.dtype, tuple[int, ...]], Repeated] = {}
 
@@ -138,6 +141,7 @@ class Guided:
         self, x: torch.Tensor, t: float, form: SigmaForm | EpsForm, shrunk: Shrunk | None = None
     ) -> torch.Tensor:
         """`x (batch, 4, height, width)`; the answer in the form's own terms. With an engine, `shrunk` is needed."""
+        self.share.agree_(x)
         rows = torch.cat([x] * self.passes)
 
         def predict(patches: torch.Tensor, rows: Sequence[int], *_: Any) -> torch.Tensor:
@@ -148,7 +152,7 @@ class Guided:
                 return predict(patches, rows)
 
         if self.engine is None:
-            output = predict(rows, range(len(rows)))
+            output = self._once(rows, lambda: predict(rows, range(len(rows))))
         else:
             assert shrunk is not None
             shares: list[float | None] = [*[1.0] * len(x), *[None] * (len(rows) - len(x))]
@@ -169,13 +173,19 @@ class Guided:
             q = shrink(x, *self.base_lat)
             if isinstance(form, SigmaForm):
                 q = torch.cat([q] * self.passes)
-                return small.answer(q, self._network(small.network_input(q), t, rows))
+                return self._once(q, lambda: small.answer(q, self._network(small.network_input(q), t, rows)))
             assert isinstance(small, EpsForm)
             q = torch.cat([q.mul(small.alpha / form.alpha)] * self.passes)
             # a difference of epsilons is one of denoised times -alpha / sigma: `gain` times as large at the base's size
-            return small.answer(q, self._network(q, t, rows)).mul_(gain)
+            return self._once(q, lambda: small.answer(q, self._network(q, t, rows)).mul_(gain))
 
         return low
+
+    def _once(self, like: torch.Tensor, ask: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The answer of one call, like `like`, which is one process's where several draw: in halves its rows would be others."""
+        cells = (self.model.native_px // LATENT_PX) ** 2
+        call = Call(ask, len(like), tuple(like.shape), like.dtype, len(like) * like.shape[-2] * like.shape[-1] / cells)
+        return self.share.outputs([call])[0]
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int]) -> torch.Tensor:
         model, prompts = self.model, self._prompts(tuple(rows))
