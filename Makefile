@@ -7,8 +7,9 @@ LATEST := .venv-latest
 
 .PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside clean
 
+# a process a core, a file at a time: two pools of threads on the same cores would slow each other down
 test: $(VENV)/ready $(VENV)/browser
-	$(VENV)/bin/python -m pytest -q tests --ignore=tests/live
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests --ignore=tests/live -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
