@@ -20,7 +20,8 @@ from diffusers import AutoencoderKL
 
 from bench.live_bytes import counted
 from demofusion_lib.standalone.configs import published
-from demofusion_lib.standalone.loading import Source, load_pipeline
+from demofusion_lib.standalone.loading import load_pipeline
+from demofusion_lib.standalone.sources import Source
 from demofusion_lib.vae import Memory, Plan, attention, decode, encode, estimated, exact, layers, planes, statistics
 from lab.scenes import draw_scene, render
 

@@ -10,27 +10,12 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .core import (
-    BORDERS,
-    ENLARGEMENTS,
-    GUIDANCES,
-    LEAST_STEPS,
-    PLANS,
-    RESIDUALS,
-    WINDOW_WEIGHTS,
-    Guidance,
-    Phase,
-    Weights,
-    cropped_size,
-    picture_part,
-    plan_phases,
-    plan_picture,
-    scaled_size,
-    window_size,
-)
 from .presets import DEFAULT, NONE, PRESETS
+
+if TYPE_CHECKING:  # the core needs torch, which takes seconds to load: the table alone is read without it
+    from .core import Guidance, Phase, Weights
 
 TITLE = "DemoFusion Hires"
 """The script's name in the API, which is public. The accordion is labelled DemoFusion, as the method is called; another
@@ -226,7 +211,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("scale", "Scale", 2.0, "How many times the base image's width and height to draw; 1 leaves the image as it is.", 1, MAX_SCALE, 0.05),
     Setting("target_width", "Target width", 0, "Width of the result in pixels instead of a scale; 0 follows the scale or the target height.", 0, 16384, 8),
     Setting("target_height", "Target height", 0, "Height of the result in pixels instead of a scale; 0 follows the scale or the target width. A target of another shape crops the base image.", 0, 16384, 8),
-    Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=PLANS, words=("every whole scale (paper)", "doublings", "one jump")),
+    Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=("every", "doubling", "direct"), words=("every whole scale (paper)", "doublings", "one jump")),
     Setting("steps", "Steps per phase", 0, "Sampling steps of each phase; 0 takes as many as the base image.", 0, 150, 1),
     Setting("a1", "Skip residual decay", 3.0, "How early a phase lets go of the phase before; larger values let go sooner.", 0, 10, 0.1),
     Setting("a2", "Dilation decay", 1.0, "How early the global path hands over to the windows; larger values hand over sooner.", 0, 10, 0.1),
@@ -235,7 +220,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("blur", "Blur", 0.8, "Standard deviation of the global path's Gaussian at full noise, in latent cells; 0 turns it off.", 0, 5, 0.05),
     Setting("overlap", "Window overlap", 0.5, "Share of a window that its neighbour covers too; less is faster and shows seams.", 0, 0.9, 0.05),
     Setting("jitter", "Window jitter", True, "Shift the windows at random in every step, so that no seam stays in one place."),
-    Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=BORDERS, words=("inside the picture", "over its edges (paper)")),
+    Setting("border", "Window border", "inside", "Keep every window inside the image, or let edge windows overhang it into zeros as the paper's code does.", choices=("inside", "paper"), words=("inside the picture", "over its edges (paper)")),
     Setting("window_batch", "Window batch", 0, "Windows the model gets at once, each prompt and negative prompt counted; 0 takes as many as fit and pay. Where memory runs out, the batch is halved and the step goes on.", 0, 64, 1),
     Setting("sdxl_size", "SDXL size conditioning", "final", "The image size that SDXL is told in every phase: of the final image (the authors'), of the phase, or of the base.", choices=SIZE_CONDITIONS, words=("final picture (paper)", "each phase", "base image")),
     Setting("keep_phases", "Keep phases", False, "Decode, show and save the image of every phase, not only of the last."),
@@ -245,15 +230,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("save_phases", "Save latents", False, "Write the latent of every finished phase to a file, from which a run that was ended goes on; it is removed when the run ends well.", told=False),
     Setting("resume", "Resume", "", "The file that an ended run has saved, to go on from its last finished phase with the same settings.", told=False),
     Setting("start", "Start timestep", FULL_START, "The training timestep at which a phase begins: below 1000 its steps are spread evenly from there down, and no step is spent on noise that the residual would take back; 0 finds it from the residual's decay.", 0, FULL_START, 1),
-    Setting("residual", "Residual", "blend", "What a phase is held by: blend pulls the noised latent towards the phase before (the paper's), x0 pulls the low frequencies of each prediction, and suits few steps.", choices=RESIDUALS, words=("blend of the noisy pictures (paper)", "low frequencies of each prediction")),
+    Setting("residual", "Residual", "blend", "What a phase is held by: blend pulls the noised latent towards the phase before (the paper's), x0 pulls the low frequencies of each prediction, and suits few steps.", choices=("blend", "x0"), words=("blend of the noisy pictures (paper)", "low frequencies of each prediction")),
     Setting("gate", "Path threshold", 0.0, "The windows or the dilated sub-images are left out of steps in which their share is smaller than this.", 0, 0.5, 0.01),
-    Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=WINDOW_WEIGHTS, words=("all alike (paper)", "fading out (sine)", "fading out (Gaussian)")),
-    Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=GUIDANCES, words=("in every window (paper)", "one pass of the base's size")),
+    Setting("window_weight", "Window weight", "flat", "How a window's cells count where windows overlap: all alike (the paper's), or falling towards its ends, which shows fewer seams at little overlap.", choices=("flat", "sin2", "gaussian"), words=("all alike (paper)", "fading out (sine)", "fading out (Gaussian)")),
+    Setting("guidance", "Guidance", "windows", "How the phases are guided by the negative prompt: in every window, or by one pass of the base image's size, which is cheap and guides what is coarse alone.", choices=("windows", "low-pass"), words=("in every window (paper)", "one pass of the base's size")),
     Setting("guidance_until", "Guidance ends", 0, "The timestep below which the phases follow the prompt alone, without guidance; 0 guides to the end.", 0, 1000, 1),
     Setting("preset", "Preset", DEFAULT, "Sets other settings at once: paper is the whole method; fine, fast and draft take few steps; none sets nothing. What is set besides counts before it.", choices=tuple(PRESETS), words=("none", "paper", "fine (few steps)", "fast", "draft")),
     Setting("phase_sampler", "Phase sampler", SAME, "The sampler of the phases; same takes the base image's.", names="a sampler"),
     Setting("phase_scheduler", "Phase scheduler", SAME, "The noise schedule of the phases; same takes the base image's, Automatic what the phases' sampler prefers. DDIM, PLMS and UniPC have a schedule of their own.", names="a scheduler"),
-    Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=ENLARGEMENTS, words=("latent (paper)", "finished picture")),
+    Setting("enlarge", "Enlarge", "latent", "What a phase begins from: the latent of the phase before, enlarged (the paper's), or its picture, which is decoded, enlarged and encoded again: edges keep their shape, for the time that the VAE takes.", choices=("latent", "pixels"), words=("latent (paper)", "finished picture")),
     Setting("phase_cfg", "Phase CFG scale", 0.0, "How closely the phases follow their prompt; 0 takes the base image's CFG scale. At 1 the negative prompt has no say and is not asked, which saves half the time.", 0, 30, 0.5),
     Setting("phase_prompt", "Phase prompt", "", "What the phases draw; empty takes the base image's prompt. Styles are added, and extra networks that it names take the place of the base image's, as in Hires. fix.", is_prompt=True),
     Setting("phase_negative", "Phase negative prompt", "", "What the phases do not draw; empty takes the base image's negative prompt.", is_prompt=True),
@@ -390,6 +375,8 @@ class Params:
     def weights(self) -> Weights:
         """An infinite exponent leaves a mechanism out: its cosine factor is below 1 at every timestep of a model."""
         a1, a2 = self.a1 if self.skip_residual else math.inf, self.a2 if self.dilated else math.inf
+        from .core import Weights
+
         return Weights(a1, a2, self.a3, self.gate)
 
     @property
@@ -410,6 +397,8 @@ class Params:
 
     def check_steps(self, base_steps: int, solver: str, sampler: str) -> None:
         """Raises SettingsError for fewer steps than a phase's solver can do with. sampler: its name."""
+        from .core.solvers import LEAST_STEPS
+
         least = LEAST_STEPS.get(solver, 1)
         if (self.steps or base_steps) < least:
             told = f"steps is {self.steps}{'' if self.steps else f' (the base image has {base_steps})'}"
@@ -417,6 +406,8 @@ class Params:
 
     @property
     def guiding(self) -> Guidance:
+        from .core import Guidance
+
         return Guidance(self.guidance, self.guidance_until)
 
     def target_lat(self, base_lat: tuple[int, int]) -> tuple[int, int]:
@@ -429,6 +420,8 @@ class Params:
         elif width:
             target = round(base_lat[0] * width / base_lat[1]), width
         else:
+            from .core import scaled_size
+
             return scaled_size(*base_lat, self.scale)
         self._check_target(base_lat, target)
         return target
@@ -456,6 +449,8 @@ class Params:
             names = f"{' and '.join(large)} {'are' if len(large) > 1 else 'is'}"
             raise SettingsError(f"the base image's {names} above {MAX_BASE_PX} px, allowed: {MAX_BASE_PX} px or less")
         target = self.target_lat(base_lat)
+        from .core import cropped_size, plan_phases
+
         base = cropped_size(base_lat, target) if self.target_height and self.target_width else base_lat
         return base, plan_phases(base, target, self.plan)
 
@@ -463,6 +458,8 @@ class Params:
         """The cells of a given picture of `(height, width)` that are enlarged: it is cropped to them."""
         both = self.target_height and self.target_width
         target = (self.target_height // LATENT_PX, self.target_width // LATENT_PX) if both else None
+        from .core import picture_part
+
         return picture_part(size_px, target, LATENT_PX)
 
     def picture_phases(self, picture_lat: tuple[int, int], native_lat: int) -> tuple[tuple[int, int], list[Phase]]:
@@ -471,6 +468,8 @@ class Params:
         Raises SettingsError for a target that can't be reached.
         """
         target = self.target_lat(picture_lat)
+        from .core import plan_picture, window_size
+
         window = window_size(picture_lat, target, native_lat)
         return window, plan_picture(picture_lat, window, target, self.plan)
 
@@ -478,6 +477,8 @@ class Params:
         """What to tell where the scale asks for a size between two possible ones; empty where it does not."""
         if self.target_height or self.target_width:
             return ""
+        from .core import scaled_size
+
         (height, width), scale = scaled_size(*base_lat, self.scale), f"{self.scale:g}"
         exact = all(abs(size * self.scale - got) < 1e-6 for size, got in zip(base_lat, (height, width)))
         if exact:

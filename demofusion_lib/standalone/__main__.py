@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from ..params import SettingsError
+from .checks import check_early
+from .errors import UserError
+from .flags import parse
 from .stops import Stops
-from .telling import INTERRUPTED, end_early, wants_json
+from .telling import BAD_INPUT, INTERRUPTED, end_early, wants_json
 
 
 def main() -> int:
     stops = Stops()
     stops.__enter__()
     try:
-        from .cli import main as command
-
         return command(sys.argv[1:], stops)
     except KeyboardInterrupt:
         stops.deaf = True
         return end_early(INTERRUPTED, "interrupted", wants_json(sys.argv[1:]))
     finally:
         stops.end()
+
+
+def command(argv: Sequence[str], stops: Stops) -> int:
+    """What is wrong with the flags is told before torch and diffusers are loaded, which takes seconds."""
+    try:
+        args = parse(argv)
+        if not args.resume:
+            check_early(args)
+    except (UserError, SettingsError) as error:
+        stops.deaf = True
+        return end_early(BAD_INPUT, str(error).removeprefix("DemoFusion: "), wants_json(argv))
+    from .cli import main as loaded
+
+    return loaded(argv, stops)
 
 
 if __name__ == "__main__":

@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 
-from ..params import SettingsError, quoted
+from ..params import LATENT_PX, Params, SettingsError, quoted
 from ..saved import ResumeError, SavedPhase
+from .checks import check_early
 from .devices import check_dtype
 from .drawing import Drawing, Finished, Order
 from .errors import UserError, told
-from .files import check_folder, reason
 from .flags import params_of
+from .folders import reason
 from .keeping import Keeper
 from .memory import keep_freed_memory
 from .models import Model, choose_device, choose_dtype, load_model
+from .names import find_phase_sampler
 from .output import Output
 from .planned import plan_lines, plan_report
 from .resuming import check_weights, made_of, read_arguments
-from .samplers import find_phase_sampler, find_sampler
+from .sources import native_px_of
 from .stops import Stops
 from .telling import (
     BAD_INPUT,
@@ -51,19 +53,25 @@ def order_of(args: argparse.Namespace) -> Order:
 
 
 def check_before_loading(args: argparse.Namespace) -> None:
-    """What needs no model: a fault that shows at the end of an hour's drawing can mostly be seen before it."""
+    """What needs torch, and no model."""
+    check_early(args)
     params = params_of(args)
-    for name in ("prompt", "negative"):
-        text = getattr(args, name)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
-    find_sampler(args.sampler, args.scheduler)
     sampler, _ = find_phase_sampler(params, args.sampler, args.scheduler)
     params.check_steps(args.sampling_steps, sampler.solver, sampler.name)
-    if not args.plan_only:
-        check_folder(args.out)
+    check_target(args, params)
+
+
+def check_target(args: argparse.Namespace, params: Params) -> None:
+    """A size that can't be reached, where the picture's own is known without its model."""
+    native_px = native_px_of(args.model)
+    if native_px is None and not (args.width and args.height):
+        return
+    size_px = [side or native_px for side in (args.height, args.width)]
+    if args.given is not None:
+        params.target_lat(params.picture_lat(args.given.size_px))
+    elif None not in size_px:
+        height, width = (side // LATENT_PX for side in size_px if side)
+        params.phases((height, width))
 
 
 def prepare(args: argparse.Namespace, saved: SavedPhase | None) -> Drawing:

@@ -29,8 +29,9 @@ from ..saved import SavedPhase
 from .decoding import Way, latent_of, pixels_of
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
+from .names import AUTOMATIC, Sampler, find_phase_sampler, find_sampler
 from .prompts import encode, encode_negative
-from .samplers import AUTOMATIC, Sampler, Schedule, Solver, find_phase_sampler, find_sampler
+from .samplers import Schedule, Solver
 
 PHASE_NOISE, SAMPLER_NOISE = -1, -2  # beside the steps 0, 1, 2, ... in `step_generator`
 

@@ -1,7 +1,5 @@
 """What the command line tells its user in one line."""
 
-from ..core import is_out_of_memory
-
 
 class UserError(ValueError):
     """Input that can't be used, exit code 2: the message names the setting, the value and what is allowed."""
@@ -17,6 +15,8 @@ def first_line(error: BaseException) -> str:
 
 def told(error: Exception) -> str:
     """In one line, with the kind of fault where the words alone say little, such as a KeyError's."""
+    from ..core import is_out_of_memory
+
     line, kind = first_line(error), type(error).__name__
     if is_out_of_memory(error):
         return f"out of memory ({line})"

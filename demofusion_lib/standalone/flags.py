@@ -11,10 +11,17 @@ from ..params import BY_NAME, LATENT_PX, SAME, SETTINGS, Params, Setting, Settin
 from ..presets import DEFAULT
 from .configs import FAMILIES
 from .errors import UserError
-from .models import DTYPES
-from .samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, is_sampler, with_todays_names
+from .names import (
+    AUTO,
+    AUTOMATIC,
+    DTYPES,
+    PREDICTIONS,
+    SAMPLERS,
+    SCHEDULERS,
+    is_sampler,
+    with_todays_names,
+)
 from .toy import TOY
-from .training import AUTO, PREDICTIONS
 
 OUT = Path("out/demofusion")
 GIVEN = {"enabled": True, "keep_phases": True}

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ..params import quoted
 from ..pictures import SIZES, is_drawable, may_be_transparent, tensor
 from .errors import UserError, first_line
-from .files import reason
+from .folders import reason
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Those that Pillow reads by itself, WebP where it was built with it: none of them starts another program."""

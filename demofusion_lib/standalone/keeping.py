@@ -11,7 +11,7 @@ from pathlib import Path
 from ..saved import ResumeError, SavedPhase, read, remove, write
 from .drawing import Finished
 from .errors import told
-from .files import reason
+from .folders import reason
 from .resuming import FILE, is_same_run
 from .telling import NAME
 

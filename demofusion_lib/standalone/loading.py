@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +14,12 @@ import torch
 from ..params import quoted
 from .configs import FAMILIES, Shapes, check_size, config_folder, family_of, published, read_parts, shapes_in
 from .errors import UserError, first_line
+from .names import AUTO, V_PREDICTION
+from .sources import Source, is_hub_name, is_there
 from .toy import CONFIG_FILE, TOY, TOY_FILE, suit_cpu
-from .training import AUTO, LEVELS, V_PREDICTION, check_training, is_v_prediction, trained_anew
+from .training import LEVELS, check_training, is_v_prediction, trained_anew
 from .weights import choose_weights, reads_bin_safely
 
-ALLOWED = f"{TOY}, a diffusers folder, OWNER/NAME on the hub, a .safetensors file"
 PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
@@ -37,29 +36,7 @@ CLASSES = {
     "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
 """Anything else would have to be spoken to in another way. It also keeps code that a folder brings from being run."""
-HUB_NAME = 96  # characters, the hub's own limit
 WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model as the command line names it. config: an own one for a single file. prediction: `auto` or a name."""
-
-    name: str
-    variant: str = ""
-    config: str = ""
-    prediction: str = AUTO
-
-    @property
-    def is_file(self) -> bool:
-        return self.name.endswith(".safetensors")
-
-    def check(self) -> None:
-        """Raises UserError for flags that say nothing here."""
-        if self.variant and (self.name == TOY or self.is_file):
-            raise UserError(f"variant is {quoted(self.variant)}, allowed for a diffusers folder or a name on the hub")
-        if self.config and not self.is_file:
-            raise UserError(f"config is {quoted(self.config)}, allowed for a single .safetensors file")
 
 
 def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> Any:
@@ -82,8 +59,6 @@ def _toy(dtype: torch.dtype) -> Any:
 
 
 def _single_file(source: Source, device: torch.device, dtype: torch.dtype) -> Any:
-    if not is_there(source.name, Path.is_file):
-        raise UserError("is no file")
     shapes = shapes_in(source.name)
     family = family_of(shapes)
     with _configs(source.config, family) as (configs, index):
@@ -209,18 +184,6 @@ def _scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
     return scheduler
 
 
-def is_there(name: str, is_kind: Callable[[Path], bool]) -> bool:
-    """Also of what can't be a path: empty, too long, with a zero in it."""
-    try:
-        return bool(name) and is_kind(Path(name))
-    except (OSError, ValueError):
-        return False
-
-
-def is_hub_name(name: str) -> bool:
-    return len(name) <= HUB_NAME and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
-
-
 T = TypeVar("T")
 
 
@@ -234,8 +197,6 @@ def cached_or_fetched(fetch: Callable[[bool], T]) -> T:
 
 def _hub_model(source: Source) -> Path:
     """The folder in the hub's cache. The index comes first: a model that is refused isn't fetched."""
-    if not is_hub_name(source.name):
-        raise UserError(f"is no file or folder, allowed: {ALLOWED}")
     index = read_index(cached_or_fetched(lambda local: _hub_configs(source.name, local)))
     name, parts = check_index(index), _weighted(index)
 

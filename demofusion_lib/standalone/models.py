@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from ..params import LATENT_PX, quoted
+from . import names
 from .errors import UserError, first_line
-from .loading import ALLOWED, Source, load_pipeline
-from .training import AUTO, prediction_of
+from .loading import load_pipeline
+from .names import AUTO
+from .sources import ALLOWED, Source
+from .training import prediction_of
 
 LATENT_CHANNELS = 4
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in names.DTYPES}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ..saved import write
 from .decoding import Way, decode, to_image
 from .drawing import Drawing, Finished
 from .errors import Unwritten, told
-from .files import FINAL, copy, infotext, reason, save
+from .files import FINAL, copy, infotext, save
+from .folders import reason
 from .keeping import Keeper
 from .stops import Stops
 from .telling import complain

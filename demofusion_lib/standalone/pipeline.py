@@ -20,8 +20,8 @@ from .drawing import Finished, Order
 from .errors import UserError
 from .given import picture_of
 from .lending import Lender, check_pipeline, handed_on, own_default
+from .names import find_phase_sampler, with_todays_names
 from .road import Road
-from .samplers import find_phase_sampler, with_todays_names
 from .schedulers import ALIKE, sampler_of
 
 logger = logging.getLogger("demofusion")

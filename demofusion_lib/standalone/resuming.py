@@ -14,9 +14,9 @@ from .configs import FAMILIES
 from .errors import UserError
 from .flags import STRENGTH, given, params_of, parse
 from .given import read_picture
-from .loading import is_there
 from .models import Model
-from .samplers import find_sampler
+from .names import find_sampler
+from .sources import is_there
 from .toy import TOY
 
 FILE = "resume.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .samplers import AUTOMATIC, SAMPLERS
+from .names import AUTOMATIC, SAMPLERS
 
 ALIKE = {
     "EulerDiscreteScheduler": "Euler",

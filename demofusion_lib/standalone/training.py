@@ -9,10 +9,8 @@ import torch
 from ..core.schedule import TRAINING_TIMESTEPS
 from ..params import quoted
 from .errors import UserError
+from .names import PREDICTIONS
 
-AUTO = "auto"
-V_PREDICTION = "v_prediction"
-PREDICTIONS = ("epsilon", V_PREDICTION, "sample")
 LEVELS = f"schedulers of DDPM's {TRAINING_TIMESTEPS} noise levels (DDIM, Euler, DPM++ and their kin)"
 
 

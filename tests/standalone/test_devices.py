@@ -19,7 +19,7 @@ from demofusion_lib.standalone.devices import check_dtype
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.models import DTYPES, Model
-from demofusion_lib.standalone.samplers import SAMPLERS
+from demofusion_lib.standalone.names import SAMPLERS
 
 from ..apple import Far, OnApple, apple
 from .conftest import CPU

@@ -14,7 +14,8 @@ from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.guidance import EpsForm, SigmaForm
 from demofusion_lib.standalone.models import Model
-from demofusion_lib.standalone.samplers import SAMPLERS, Schedule, find_sampler
+from demofusion_lib.standalone.names import SAMPLERS, find_sampler
+from demofusion_lib.standalone.samplers import Schedule
 
 EVALUATIONS = {
     "DPM++ 2M": 8, "DPM++ SDE": 15, "DPM++ 2M SDE": 8, "DPM++ 3M SDE": 8, "DPM++ 2S a": 15, "Euler a": 8, "Euler": 8,

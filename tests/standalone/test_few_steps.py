@@ -12,8 +12,9 @@ from demofusion_lib.core import cosine_factor, upsample
 from demofusion_lib.standalone.drawing import Drawing
 from demofusion_lib.standalone.guidance import EpsForm, Guided, SigmaForm, SizeTold
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.standalone.names import SAMPLERS, SCHEDULERS
 from demofusion_lib.standalone.prompts import encode
-from demofusion_lib.standalone.samplers import SAMPLERS, SCHEDULERS, Schedule, Solver
+from demofusion_lib.standalone.samplers import Schedule, Solver
 
 from .test_drawing import draw, error, order
 

@@ -21,7 +21,7 @@ from demofusion_lib.standalone import cli
 from demofusion_lib.standalone.decoding import pixels_of
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.models import Model
-from demofusion_lib.standalone.samplers import SAMPLERS
+from demofusion_lib.standalone.names import SAMPLERS
 
 from .test_drawing import draw, order
 

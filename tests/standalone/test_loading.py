@@ -352,7 +352,10 @@ def test_the_flags_reach_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise UserError("seen")
 
     monkeypatch.setattr(cli, "load_model", spy)
-    flags = ["--variant", "fp16", "--config", "sd2-v", "--prediction-type", "sample", "--model", "one"]
-    with contextlib.suppress(SystemExit):
-        cli.main(["a red disc", "--out", str(tmp_path / "out"), "--device", "cpu", *flags])
-    assert seen == {"name": "one", "variant": "fp16", "config": "sd2-v", "prediction": "sample"}
+    (tmp_path / "one.safetensors").touch()
+    for model, own in (("owner/one", {"variant": "fp16"}), (str(tmp_path / "one.safetensors"), {"config": "sd2-v"})):
+        named = [f"--{name}={value}" for name, value in own.items()]
+        with contextlib.suppress(SystemExit):
+            flags = ["--out", str(tmp_path / "out"), "--device", "cpu", "--prediction-type", "sample", *named]
+            cli.main(["a red disc", "--model", model, *flags])
+        assert seen == {"variant": "", "config": "", **own, "name": model, "prediction": "sample"}

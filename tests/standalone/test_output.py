@@ -20,7 +20,8 @@ from PIL import Image
 from demofusion_lib.params import Params
 from demofusion_lib.standalone import cli, output
 from demofusion_lib.standalone.drawing import Drawing, Order
-from demofusion_lib.standalone.files import check_folder, replacing, save
+from demofusion_lib.standalone.files import replacing, save
+from demofusion_lib.standalone.folders import check_folder
 from demofusion_lib.standalone.models import load_model
 from demofusion_lib.standalone.telling import progress_bar, say
 

@@ -17,8 +17,8 @@ from demofusion_lib.standalone import cli
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.standalone.names import SAMPLERS, find_phase_sampler
 from demofusion_lib.standalone.planned import memory_bytes
-from demofusion_lib.standalone.samplers import SAMPLERS, find_phase_sampler
 
 from .test_cli import infotext
 from .test_drawing import EVALUATIONS, draw, error, order

@@ -25,8 +25,8 @@ from demofusion_lib.standalone import cli, keeping, output
 from demofusion_lib.standalone.decoding import Way, decode
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.standalone.names import SAMPLERS
 from demofusion_lib.standalone.resuming import FREE, OWN, TABLE
-from demofusion_lib.standalone.samplers import SAMPLERS
 
 from .test_output import no_room
 

@@ -61,7 +61,8 @@ def undivided_moments(vae: Any, image: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def toy_vae() -> Any:
-    from demofusion_lib.standalone.loading import Source, load_pipeline
+    from demofusion_lib.standalone.loading import load_pipeline
+    from demofusion_lib.standalone.sources import Source
 
     vae = load_pipeline(Source("toy"), torch.device("cpu"), torch.float32).vae
     return vae.to(

@@ -1,0 +1,28 @@
+"""What can be said of a command before anything is loaded: a fault that shows at the end of an hour is mostly there to see."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..params import quoted
+from .errors import UserError
+from .flags import params_of
+from .folders import check_folder
+from .names import find_phase_sampler, find_sampler
+from .sources import Source
+
+
+def check_early(args: argparse.Namespace) -> None:
+    """Needs neither the model nor torch. Raises UserError, SettingsError."""
+    params = params_of(args)
+    for name in ("prompt", "negative"):
+        text = getattr(args, name) or ""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{name} is {quoted(text)}, allowed: text in UTF-8") from error
+    find_sampler(args.sampler, args.scheduler)
+    find_phase_sampler(params, args.sampler, args.scheduler)
+    Source(args.model, args.variant, args.config, args.prediction_type).check()
+    if not args.plan_only:
+        check_folder(args.out)
