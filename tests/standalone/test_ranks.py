@@ -15,7 +15,7 @@ from demofusion_lib.params import Params
 from demofusion_lib.ranks import Ranks
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.models import Model
-from demofusion_lib.standalone.samplers import SAMPLERS
+from demofusion_lib.standalone.names import SAMPLERS
 
 from .forks import forked
 
