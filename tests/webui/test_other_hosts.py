@@ -11,7 +11,7 @@ import torch
 
 from tests.apple import Far, apple
 
-from .conftest import load_entry
+from .conftest import ROOT, load_entry
 
 SIZE = {"width": 64, "height": 64, "steps": 4}
 
@@ -269,19 +269,31 @@ def test_a_host_that_draws_past_the_engine_is_stopped_at_its_first_step(host, mo
     assert "has drawn a step without asking the model by windows" in outcome.comments
 
 
-def test_callbacks_are_registered_from_a_short_stack(host, monkeypatch):
-    """The host looks at each of its frames for every callback, 10 ms apiece where they are those of its start."""
-    names = [name for name in vars(host.script_callbacks) if name.startswith("on_")]
-    depths = {}
-    for name in names:
-        monkeypatch.setattr(host.script_callbacks, name, lambda callback, of=name: depths.update({of: frames()}))
+WANTED = {"before_image_saved", "ui_settings", "before_ui", "app_started", "cfg_denoised"}
+
+
+def test_the_host_need_not_look_for_who_registers_a_callback(host, monkeypatch):
+    """It would read the sources of the whole stack of its start, for each of them."""
+    asked = {}
+
+    def add_callback(callbacks, fun, *, name=None, category="unknown", filename=None):
+        assert callbacks is host.script_callbacks.callback_map["callbacks_" + category]
+        asked[category] = filename
+
+    monkeypatch.setattr(host.script_callbacks, "add_callback", add_callback)
     load_entry()
-    wanted = {"on_before_image_saved", "on_ui_settings", "on_before_ui", "on_app_started", "on_cfg_denoised"}
-    assert set(depths) == wanted and max(depths.values()) < 10 < frames()
+    assert asked == dict.fromkeys(WANTED, str(ROOT / "scripts" / "demofusion.py"))
 
 
-def frames():
-    frame, depth = sys._getframe(1), 0
-    while frame is not None:
-        frame, depth = frame.f_back, depth + 1
-    return depth
+@pytest.mark.parametrize("other", ["has none", "takes less"])
+def test_an_older_host_is_asked_in_its_own_way(host, monkeypatch, other):
+    names = [name for name in vars(host.script_callbacks) if name.startswith("on_")]
+    asked = []
+    for name in names:
+        monkeypatch.setattr(host.script_callbacks, name, lambda callback, of=name: asked.append(of))
+    if other == "has none":
+        monkeypatch.delattr(host.script_callbacks, "add_callback")
+    else:
+        monkeypatch.setattr(host.script_callbacks, "add_callback", lambda callbacks, fun: 1 / 0)
+    load_entry()
+    assert set(asked) == {"on_" + name for name in WANTED}

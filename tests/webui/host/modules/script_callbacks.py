@@ -53,6 +53,10 @@ callback_map: dict = {
 }
 
 
+def add_callback(callbacks, fun, *, name=None, category="unknown", filename=None):
+    callbacks.append(fun)
+
+
 def _fire(name: str, params) -> None:
     for callback in callback_map[name]:
         try:
