@@ -1,5 +1,6 @@
 """What is told on the page as comments reaches the API, too: in the infotext, as one key."""
 
+import importlib
 import base64
 import io
 
@@ -127,7 +128,7 @@ def encoded(host, image):
 @pytest.fixture
 def limits(host, monkeypatch):
     """Smaller ones, so that small pictures are too large."""
-    formats = type(host.our_script()).postprocess.__globals__["make_savable"].__globals__
+    formats = vars(importlib.import_module("demofusion_lib.webui.formats"))
     monkeypatch.setitem(formats["LIMITS_PX"], "webp", 127)
     monkeypatch.setitem(formats["LIMITS_PX"], "jpg", 127)
     monkeypatch.setitem(formats["LIMITS_PX"], "jpeg", 127)
