@@ -1,7 +1,7 @@
 """What is told on the page as comments reaches the API, too: in the infotext, as one key."""
 
-import importlib
 import base64
+import importlib
 import io
 
 import pytest
