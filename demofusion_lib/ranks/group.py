@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import platform
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ WELL, STOPPED, NO_MEMORY, FAILED = range(4)
 """States of a rank where they meet."""
 FOR_EVER = timedelta(days=7)
 """Nobody knows how long a phase takes: whether ranks are alive is told by their beats, and by the connections to them."""
-FOLLOWS = 0.5
-"""How far what is known of a rank's speed follows what is measured."""
+RISES = 1.25
+"""By how much at once a rank is taken to be slower than it was. It is believed to be faster at once: what else a machine has
+to do only ever makes it slower."""
 FORGETS = 0.98
 """What becomes of the time that a rank is said to take where it is given nothing: it shall not stay without work for ever."""
 Made = TypeVar("Made")
@@ -68,13 +70,13 @@ class Ranks(Share):
 
     def use(self, device: torch.device) -> None:
         """device: this rank's. Raises ValueError for ranks that can't draw one picture."""
-        found: list[Any] = [None] * self.ranks
-        dist.all_gather_object(found, (device.type, place(device), kind(device)), group=self.wire.control)
-        kinds = sorted({one[0] for one in found})
-        if len(kinds) > 1:
-            raise ValueError(f"the ranks' devices are {' and '.join(kinds)}, allowed: all of one kind")
-        self.device, self.unlike = device, len({one[2] for one in found}) > 1
-        if device.type == "cuda" and dist.is_nccl_available() and len({one[1] for one in found}) == self.ranks:
+        kinds = [(word.text, word.value) for word in self.meet("kinds", value=number(kind(device)), text=device.type)]
+        places = {word.value for word in self.meet("places", value=number(place(device)))}
+        types = sorted({text for text, _ in kinds})
+        if len(types) > 1:
+            raise ValueError(f"the ranks' devices are {' and '.join(types)}, allowed: all of one kind")
+        self.device, self.unlike = device, len(set(kinds)) > 1
+        if device.type == "cuda" and dist.is_nccl_available() and len(places) == self.ranks:
             torch.cuda.set_device(device)
             self.wire.data, self.wire.on_device = dist.new_group(self.members, backend="nccl"), True
 
@@ -121,7 +123,7 @@ class Ranks(Share):
                 self.seconds[rank] = None if known is None else known * FORGETS
                 continue
             found = max(word.seconds, 1e-9) / word.cost
-            self.seconds[rank] = found if known is None else known + FOLLOWS * (found - known)
+            self.seconds[rank] = found if known is None else min(found, known * RISES)
         others = sum(word.rows for rank, word in enumerate(words) if rank != self.rank)
         if others:
             self.on_others(others)
@@ -177,6 +179,14 @@ class Ranks(Share):
             return work() if self.is_first else None
         return self.together(lambda: work() if self.is_first else None, name)
 
+    def told(self, make: Callable[[], Made]) -> Made:
+        """What the first rank makes, of anything that can be pickled, in all of them."""
+        made = self.first_does(lambda: pickle.dumps(make()), "tell") or b""
+        length = max(word.value for word in self.meet("length", value=len(made)))
+        data = torch.frombuffer(bytearray(made.ljust(length, b"\0")), dtype=torch.uint8)
+        found: Made = pickle.loads(bytes(self.of_first(data.to(self.device)).tolist()))
+        return found
+
     def made_once(self, make: Callable[[], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
         """What the first rank makes, in all of them; it is of the shape, type and device of `like`."""
         made = self.first_does(make, "make")
@@ -185,8 +195,8 @@ class Ranks(Share):
     def meet(self, name: str, error: BaseException | None = None, **word: Any) -> list[Word]:
         """Waits for all ranks. Raises `error` again, or what tells of another's."""
         self.turn += 1
-        at = zlib.crc32(f"{name} {self.turn}".encode())
-        mine = Word(at, self._state(error), text="" if error is None else self._told(error), **word)
+        told = {"text": self._told(error)} if error is not None else {}
+        mine = Word(number(f"{name} {self.turn}"), self._state(error), **{**word, **told})
         try:
             words = self._guarded(lambda: self.wire.meet(mine))
         except RankLost:
@@ -256,6 +266,11 @@ def aligned(part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def members_of(group: Any) -> list[int]:
     known: Any = dist
     return list(range(dist.get_world_size())) if group is None else known.get_process_group_ranks(group)
+
+
+def number(text: str) -> int:
+    """Of a text, for those that need only know whether theirs are the same."""
+    return zlib.crc32(text.encode())
 
 
 def place(device: torch.device) -> str:

@@ -9,6 +9,7 @@ from ..params import SettingsError
 from .checks import check_early
 from .errors import UserError
 from .flags import parse
+from .started import is_one_of_several
 from .stops import Stops
 from .telling import BAD_INPUT, INTERRUPTED, end_early, wants_json
 
@@ -26,7 +27,10 @@ def main() -> int:
 
 
 def command(argv: Sequence[str], stops: Stops) -> int:
-    """What is wrong with the flags is told before torch and diffusers are loaded, which takes seconds."""
+    """What is wrong with the flags is told before torch and diffusers are loaded, which takes seconds; by one of several
+    processes, which know each other only then."""
+    if is_one_of_several():
+        return loaded(argv, stops)
     try:
         args = parse(argv)
         if not args.resume:
@@ -34,9 +38,13 @@ def command(argv: Sequence[str], stops: Stops) -> int:
     except (UserError, SettingsError) as error:
         stops.deaf = True
         return end_early(BAD_INPUT, str(error).removeprefix("DemoFusion: "), wants_json(argv))
-    from .cli import main as loaded
-
     return loaded(argv, stops)
+
+
+def loaded(argv: Sequence[str], stops: Stops) -> int:
+    from .cli import main as rest
+
+    return rest(argv, stops)
 
 
 if __name__ == "__main__":

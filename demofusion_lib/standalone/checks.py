@@ -12,8 +12,8 @@ from .names import find_phase_sampler, find_sampler
 from .sources import Source
 
 
-def check_early(args: argparse.Namespace) -> None:
-    """Needs neither the model nor torch. Raises UserError, SettingsError."""
+def check_early(args: argparse.Namespace, writes: bool = True) -> None:
+    """Needs neither the model nor torch. writes: whether this process is to. Raises UserError, SettingsError."""
     params = params_of(args)
     for name in ("prompt", "negative"):
         text = getattr(args, name) or ""
@@ -24,5 +24,5 @@ def check_early(args: argparse.Namespace) -> None:
     find_sampler(args.sampler, args.scheduler)
     find_phase_sampler(params, args.sampler, args.scheduler)
     Source(args.model, args.variant, args.config, args.prediction_type).check()
-    if not args.plan_only:
+    if writes and not args.plan_only:
         check_folder(args.out)

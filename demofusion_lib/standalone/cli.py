@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from ..params import LATENT_PX, Params, SettingsError, quoted
+from ..ranks import RankError, RankLost, Ranks
 from ..saved import ResumeError, SavedPhase
+from . import ranks as joining
 from .checks import check_early
 from .devices import check_dtype
 from .drawing import Drawing, Finished, Order
@@ -52,9 +54,9 @@ def order_of(args: argparse.Namespace) -> Order:
     )  # fmt: skip
 
 
-def check_before_loading(args: argparse.Namespace) -> None:
-    """What needs torch, and no model."""
-    check_early(args)
+def check_before_loading(args: argparse.Namespace, writes: bool) -> None:
+    """What needs torch, and no model. writes: whether this process is the one that does."""
+    check_early(args, writes)
     params = params_of(args)
     sampler, _ = find_phase_sampler(params, args.sampler, args.scheduler)
     params.check_steps(args.sampling_steps, sampler.solver, sampler.name)
@@ -74,10 +76,10 @@ def check_target(args: argparse.Namespace, params: Params) -> None:
         params.phases((height, width))
 
 
-def prepare(args: argparse.Namespace, saved: SavedPhase | None) -> Drawing:
-    """All that comes before the first step. Raises UserError and SettingsError for what can't be used."""
-    check_before_loading(args)
-    device = choose_device(args.device)
+def load(args: argparse.Namespace, ranks: Ranks | None) -> Model:
+    """The model, on this process's device. Raises UserError and SettingsError for what can't be used."""
+    check_before_loading(args, ranks is None or ranks.is_first)
+    device = choose_device(joining.device_of(args.device, ranks))
     dtype = choose_dtype(args.dtype, device)
     check_dtype(device, dtype)
     if device.type == "cpu":
@@ -88,7 +90,18 @@ def prepare(args: argparse.Namespace, saved: SavedPhase | None) -> Drawing:
         args.model, device, dtype, variant=args.variant, config=args.config, prediction=args.prediction_type
     )
     settle(args, model)
-    drawing = Drawing(model, order_of(args), saved=saved)
+    return model
+
+
+def prepare(args: argparse.Namespace, saved: SavedPhase | None, ranks: Ranks | None = None) -> Drawing:
+    """All that comes before the first step. Raises UserError and SettingsError for what can't be used."""
+    model = joining.together(ranks, lambda: load(args, ranks))
+    joining.use(ranks, model.device)
+    left = None if saved else joining.left_behind(ranks, args.out, lambda: made_of(args, model))
+    if left is not None:
+        (args.resume, saved), args.keeps_batch = left, args.window_batch is None
+    drawing = Drawing(model, order_of(args), saved=saved, ranks=ranks)
+    joining.check_shared(ranks, {s.name: s.solver for s in (drawing.sampler, drawing.phase_sampler)})
     if saved is not None:
         check_weights(args.resume, saved, model)
         if not drawing.fits(saved):
@@ -107,7 +120,9 @@ def settle(args: argparse.Namespace, model: Model) -> None:
 def open_output(args: argparse.Namespace, drawing: Drawing) -> Output:
     saved = drawing.saved
     source = None if saved is None else (Path(args.resume), saved.number)
-    keeper = Keeper(args.out, made_of(args, drawing.model), args.save_phases, source)
+    if drawing.ranks is not None and not drawing.ranks.is_first:
+        source = None
+    keeper = Keeper(args.out, made_of(args, drawing.model), args.save_phases or drawing.ranks is not None, source)
     try:
         return Output(drawing, args.out, keeper, decodes=not args.no_decode)
     except OSError as error:
@@ -134,6 +149,7 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
     phase is decoded and written. A second one stops that too.
     """
     drawing, done, code = output.drawing, list[Finished](), DONE
+    ranks = drawing.ranks
     bar = progress_bar(drawing.evaluations_left, quiet)
 
     def advance(rows: int) -> None:
@@ -141,6 +157,8 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
         stops.check()
 
     drawing.progress = advance
+    if ranks is not None:
+        ranks.asked, ranks.on_others = lambda: stops.asked, bar.update
     output.on_tile = tell_tile = tile_teller(bar)
 
     def coded(done: int, total: int) -> None:
@@ -151,17 +169,20 @@ def draw(output: Output, stops: Stops, quiet: bool) -> int:
     stops.gentle = True
     try:
         bar.set_description(f"phase {drawing.saved.number + 1 if drawing.saved else 1}")
-        for phase in drawing.phases():
+        for phase in joining.each(ranks, drawing.phases()):
             done.append(phase)
             bar.set_description(f"phase {phase.number + 1}" if phase.number < drawing.last else "decoding")
             output.add(phase)
-            stops.check()
+            joining.together(ranks, stops.check)
     except KeyboardInterrupt:
         code = INTERRUPTED
         output.stop("interrupted")
     except Exception as error:  # memory above all; the libraries raise whatever they please
         code = FAILED
         output.stop(told(error))
+        output.given_up = output.given_up or isinstance(error, RankLost)  # who is left has no minutes for a decoder
+    if ranks is not None:
+        ranks.heeds = False
     bar.total = bar.n
     bar.close()
     output.finish(done, stops)
@@ -180,6 +201,9 @@ def tell(output: Output, code: int, as_json: bool) -> int:
     if code == DONE:
         output.keeper.end_well()
     report["resume"] = output.keeper.report()
+    ranks = output.drawing.ranks
+    if ranks is not None:
+        report["rank_evaluations"] = list(ranks.rows)
     if report["stopped"]:
         complain(f"stopped: {report['stopped']}")
     if report["resume"]:
@@ -189,6 +213,8 @@ def tell(output: Output, code: int, as_json: bool) -> int:
     for phase in report["phases"]:
         size = f"{phase['width']}x{phase['height']}"
         say(f"phase {phase['phase']}: {size}, {phase['evaluations']} evaluations, {phase['seconds']:.1f} s", sys.stdout)
+    if ranks is not None:
+        say(f"evaluations of each rank: {', '.join(map(str, ranks.rows))}", sys.stdout)
     final = report["final"]
     kind = "picture" if output.decodes else "latent"
     say(f"{kind}: {final['file']}" if final else "no picture: " + why_none(report), sys.stdout)
@@ -207,17 +233,17 @@ def why_none(report: dict[str, list[object]]) -> str:
     return "none could be decoded and written" if report["phases"] else "not even the base image was finished"
 
 
-def run(argv: Sequence[str], stops: Stops) -> int:
+def run(argv: Sequence[str], stops: Stops, ranks: Ranks | None = None) -> int:
     as_json = wants_json(argv)
     quiet = as_json and not (sys.stderr is not None and sys.stderr.isatty())
-    args, saved = read_arguments(argv)
+    args, saved = joining.together(ranks, lambda: read_arguments(argv))
     # where JSON is wanted, it is all there is on stdout
     with contextlib.redirect_stdout(sys.stderr or io.StringIO()) if as_json else contextlib.nullcontext():
-        drawing = prepare(args, saved)
+        drawing = joining.together(ranks, lambda: prepare(args, saved, ranks))
         if args.plan_only:
             report = plan_report(drawing, decodes=not args.no_decode)
         else:
-            output = open_output(args, drawing)
+            output = joining.together(ranks, lambda: open_output(args, drawing))
             tell_of_image(args, output)
             code = draw(output, stops, quiet)
     if args.plan_only:
@@ -234,13 +260,24 @@ def main(argv: Sequence[str] | None = None, stops: Stops | None = None) -> int:
             return main(given, own)
     as_json = wants_json(given)
     try:
-        return run(given, stops)
+        return joining.run_joined(lambda ranks: answered(given, stops, ranks))
+    except UserError as error:
+        sys.exit(end_early(BAD_INPUT, str(error), as_json))
+
+
+def answered(given: Sequence[str], stops: Stops, ranks: Ranks | None) -> int:
+    as_json = wants_json(given)
+    try:
+        return run(given, stops, ranks)
     except (UserError, SettingsError) as error:
         stops.deaf = True
         sys.exit(end_early(BAD_INPUT, str(error).removeprefix("DemoFusion: "), as_json))
     except KeyboardInterrupt:
         stops.deaf = True
         return end_early(INTERRUPTED, "interrupted", as_json)
+    except (RankError, RankLost) as error:
+        stops.deaf = True
+        return end_early(FAILED, str(error), as_json)
     except Exception as error:  # ours: its trace is wanted
         stops.deaf = True
         if as_json:

@@ -24,11 +24,14 @@ class Output:
     """Each phase is decoded once: `final.png` is a copy of the last one's file, where it has one.
 
     `given_up`: a decoder was stopped by force, and none is started after that. decodes: or the latents are written as they
-    are. on_tile: told `(done, total)` while a picture is decoded. profile: of the colours, for the files.
+    are. writes: whether this is the process that puts files anywhere, of several that draw. on_tile: told `(done, total)` while a picture is decoded. profile: of the colours, for the files.
     """
 
     def __init__(self, drawing: Drawing, folder: Path, keeper: Keeper | None = None, *, decodes: bool = True):
-        folder.mkdir(parents=True, exist_ok=True)
+        ranks = drawing.ranks
+        self.writes = ranks is None or ranks.is_first
+        if self.writes:
+            folder.mkdir(parents=True, exist_ok=True)
         self.drawing, self.folder, self.decodes = drawing, folder, decodes
         self.keeper = keeper or Keeper(folder, {}, wanted=False)
         self.on_tile: Callable[[int, int], None] | None = None
@@ -91,7 +94,7 @@ class Output:
         return Way(self.drawing.order.params.vae, self.note, on_tile, self.folder)
 
     def _keep(self, phase: Finished, *, lost: bool = False) -> None:
-        if not phase.latent.is_meta:
+        if self.writes and not phase.latent.is_meta:
             self.note(self.keeper.keep(phase, self.drawing.batch.size or 0, lost=lost))
 
     def _is_unsaved(self, phase: Finished) -> bool:
@@ -142,10 +145,14 @@ class Output:
     def _images(self, phase: Finished) -> list[Image]:
         if phase.picture is not None:
             return [to_image(one) for one in phase.picture]
-        return decode(self.drawing.model, phase.latent, replace(self.way(self.on_tile), finish=self.drawing.held))
+        way, ranks = replace(self.way(self.on_tile), finish=self.drawing.held), self.drawing.ranks
+        if ranks is None:
+            return decode(self.drawing.model, phase.latent, way)
+        return ranks.first_does(lambda: decode(self.drawing.model, phase.latent, way)) or []
 
     def _put(self, path: Path, write: Callable[[], None]) -> None:
+        ranks = self.drawing.ranks
         try:
-            write()
+            write() if ranks is None else ranks.first_does(write)
         except Exception as error:
             raise Unwritten(f"{path.name} can't be written ({reason(error)})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.models import Model
 from demofusion_lib.standalone.names import SAMPLERS
 
-from .forks import forked
+from .forks import FORKS, forked
 
-pytestmark = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="models are handed on by fork"
-)
+pytestmark = FORKS
 
 
 def order(
