@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .presets import DEFAULT, NONE, PRESETS
+from .regions import FORM, as_text, read_regions, regions_of
 
 if TYPE_CHECKING:  # the core needs torch, which takes seconds to load: the table alone is read without it
-    from .core import Guidance, Phase, Weights
+    from .core import Guidance, Phase, Region, Weights
 
 TITLE = "DemoFusion Hires"
 """The script's name in the API, which is public. The accordion is labelled DemoFusion, as the method is called; another
@@ -82,6 +83,7 @@ class Setting:
     names: what a text names one of, a sampler say. Which there are is known to the host alone, which checks it.
     is_prompt: of a text that may be long and of several lines.
     words: the choices as a page shows them, in their order; everywhere else they are called what they are.
+    reads: of a prompt that has a form, which is told as `form`: raises ValueError for another.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Setting:
     names: str = ""
     is_prompt: bool = False
     words: tuple[str, ...] = ()
+    reads: Callable[[str], object] | None = None
+    form: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -122,6 +126,8 @@ class Setting:
             return ", ".join(self.choices)
         if self.names:
             return f"{SAME}, or the name of {self.names}"
+        if self.reads:
+            return self.form
         if self.is_prompt:
             return f"text of up to {PROMPT_CHARACTERS} characters, or nothing"
         if self.is_text:
@@ -133,6 +139,8 @@ class Setting:
     def check(self, value: Any) -> Any:
         """`value` as this setting's type. Raises SettingsError naming the setting, the value and what is allowed."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.reads:
+            return self._check_form(value, self.reads)
         if self.kind is bool and isinstance(value, bool):
             return value
         if self.choices and value in self.choices:
@@ -146,6 +154,17 @@ class Setting:
         if self.kind is float and number and self._within(value):
             return float(value)
         raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}", self.name)
+
+    def _check_form(self, value: Any, reads: Callable[[str], object]) -> str:
+        text, why = as_text(value), ""
+        try:
+            if isinstance(text, str) and _is_prompt(text):
+                text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+                reads(text)
+                return text
+        except ValueError as error:
+            why = f" ({error})"
+        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{why}", self.name)
 
     def _is_line(self, text: str) -> bool:
         """Which nothing is too, but no name."""
@@ -242,6 +261,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("phase_cfg", "Phase CFG scale", 0.0, "How closely the phases follow their prompt; 0 takes the base image's CFG scale. At 1 the negative prompt has no say and is not asked, which saves half the time.", 0, 30, 0.5),
     Setting("phase_prompt", "Phase prompt", "", "What the phases draw; empty takes the base image's prompt. Styles are added, and extra networks that it names take the place of the base image's, as in Hires. fix.", is_prompt=True),
     Setting("phase_negative", "Phase negative prompt", "", "What the phases do not draw; empty takes the base image's negative prompt.", is_prompt=True),
+    Setting("regions", "Regions", "", "Prompts for parts of the picture, which the phases draw there in place of theirs: a JSON list of boxes or masks, or prompts parted by ADDCOL and ADDROW (docs/prompts.md).", is_prompt=True, reads=read_regions, form=FORM),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -337,6 +357,7 @@ class Params:
     phase_cfg: float
     phase_prompt: str
     phase_negative: str
+    regions: str
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:
@@ -403,6 +424,11 @@ class Params:
         if (self.steps or base_steps) < least:
             told = f"steps is {self.steps}{'' if self.steps else f' (the base image has {base_steps})'}"
             raise SettingsError(f"{told}, allowed in phases with {sampler}: {least} or more", "steps")
+
+    @property
+    def placed_prompts(self) -> tuple[Region, ...]:
+        """Those of parts of the picture."""
+        return regions_of(self.regions)
 
     @property
     def guiding(self) -> Guidance:

@@ -24,6 +24,7 @@ from .core import (
     Phase,
     PhaseEngine,
     PhaseFusion,
+    PlacedPrompts,
     Residual,
     Share,
     SkipResidual,
@@ -146,6 +147,17 @@ class Plan:
     def _views(self) -> dict[Phase, tuple[int, int]]:
         return {}
 
+    def placed(self, phase: Phase) -> PlacedPrompts | None:
+        """The prompts of parts of the picture in a phase; None where there are none."""
+        regions = self.params.placed_prompts
+        if regions and phase not in self._placed:
+            self._placed[phase] = PlacedPrompts(regions, (phase.height_lat, phase.width_lat))
+        return self._placed.get(phase)
+
+    @cached_property
+    def _placed(self) -> dict[Phase, PlacedPrompts]:
+        return {}
+
     def told_px(self, phase: Phase) -> tuple[int, int]:
         """The `(height, width)` in pixels that SDXL is told in a phase."""
         if self.params.sdxl_size == "base":
@@ -193,7 +205,15 @@ class Plan:
         local, dilated = self.views(phase)
         c2 = self.params.weights.c2(t)
         patches = (local if c2 < 1 else 0) + (dilated if c2 > 0 else 0)
-        return self.params.guiding.rows(patches, self.phase_passes, t)
+        prompts = self.placed(phase)
+        if prompts is None:
+            return self.params.guiding.rows(patches, self.phase_passes, t)
+        of_windows, of_sub_images = (
+            prompts.of_windows(self.grid(phase)),
+            prompts.of_sub_images(phase.dilation, wrap=self.wrap),
+        )
+        placed = (sum(map(len, of_windows)) if c2 < 1 else 0) + (sum(map(len, of_sub_images)) if c2 > 0 else 0)
+        return self.params.guiding.rows(patches, self.phase_passes, t, placed, len(prompts.whole))
 
     def evaluations(self, phase: Phase) -> int:
         """Rows that the model is given in a phase."""
@@ -235,7 +255,7 @@ class Plan:
             residual = SkipResidual(previous, noise, weights, normalise=params.step_normalised, stochastic=stochastic)
         fusion = PhaseFusion(
             phase, self.grid(phase), weights, blur=params.blur, batch=batch or WindowBatch(params.window_batch),
-            wrap=self.wrap, window_weight=params.window_weight, share=share,
+            wrap=self.wrap, window_weight=params.window_weight, share=share, prompts=self.placed(phase),
         )  # fmt: skip
         return PhaseEngine(
             residual, fusion, step_starts(solver or self.phase_solver or self.solver, self.phase_steps),

@@ -25,6 +25,7 @@ from .phases import (
     with_statistics,
 )
 from .picture import NEAR_NATIVE, Strength, held, picture_part, plan_picture, window_size
+from .regions import PlacedPrompts, Region
 from .residual import RESIDUALS, Residual, SkipResidual, X0Residual
 from .schedule import Weights, cosine_factor, step_normalised
 from .sharing import ALONE, Call, Share, SharedOutOfMemory
@@ -61,7 +62,9 @@ __all__ = [
     "PhaseEngine",
     "PhaseFusion",
     "Place",
+    "PlacedPrompts",
     "Predict",
+    "Region",
     "Residual",
     "Share",
     "SharedOutOfMemory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from .batching import WindowBatch
 from .cutting import Cut, Weigh, grouped
 from .finite import NotFiniteError, Place, all_finite, not_finite, place_of, total
 from .phases import Phase, statistics
+from .regions import PlacedPrompts, asked_with
 from .schedule import Weights
 from .sharing import ALONE, Call, Share, SharedOutOfMemory, balanced_size
 from .views import Layout, View, WindowGrid, dilated_layout
@@ -139,6 +141,8 @@ class Asked(NamedTuple):
 class Path:
     """One path of an evaluation: what its patches are cut from, whom they are given to, and where the outputs go.
 
+    owners: of each row, which of the layout's lists of views it has. images: how many the batch has; the lists behind so
+    many are theirs once more, with a view for each of its prompts.
     rows, cut: what the patches of a row are cut from and how. fused, to, weight: what the outputs are added to, where in
     it, and times what. weigh: and times what within a view.
     """
@@ -151,6 +155,7 @@ class Path:
     weight: float
     asked: Asked
     weigh: Weigh | None = None
+    images: int = 0
 
     def run(self, batch: WindowBatch, native: int) -> None:
         """native: how many cells a native window has."""
@@ -166,7 +171,7 @@ class Path:
     def groups(self, native: int) -> list[Group]:
         """Of patches that the model can be given together."""
         return [
-            Group(self, shape, jobs, math.prod(shape) / native, len(jobs) * self.asked.alike // len(self.owners))
+            Group(self, shape, jobs, math.prod(shape) / native, self._alike(jobs))
             for shape, jobs in grouped(self.cut, self.owners).items()
         ]
 
@@ -177,6 +182,13 @@ class Path:
             for row, _ in jobs:
                 self.rows.restore(row)
         self._take(jobs, part.group.shape, outputs)
+
+    def _alike(self, jobs: Jobs) -> int:
+        """How many patches every evaluation of the phase has a multiple of."""
+        if self.asked.alike == len(self.owners):
+            return len(jobs)
+        each = Counter(row for row, _ in jobs)
+        return math.gcd(*each.values()) * self.asked.alike
 
     def _ask(self, predict: Predict, jobs: Jobs, shape: tuple[int, int]) -> torch.Tensor:
         patches = self.fused.new_empty(len(jobs), self.fused.shape[1], *shape)
@@ -198,7 +210,8 @@ class Path:
     def _again(self, job: Job, shape: tuple[int, int]) -> torch.Tensor:
         """The finite answer to one patch that was answered with NaN or infinity."""
         row, view = job
-        place = place_of(row, self.owners[row], view, self.to.layout, shape)
+        image = self.owners[row] % self.images if self.images else self.owners[row]
+        place = place_of(row, image, view, self.to.layout, shape)
         patch = self.fused.new_empty(self.fused.shape[1], *shape)
         self.cut.copy_(patch, self.rows(row), view)
         if not all_finite(patch):
@@ -247,6 +260,7 @@ class PhaseFusion:
         what it has learnt of memory holds for all phases.
     wrap: the picture goes on at its opposite edge: in the blur and the dilated sub-images; the grid has its own `wrap`.
     window_weight: how the cells of a local window count where windows overlap: `flat` (the paper's), `sin2`, `gaussian`.
+    prompts: of parts of the picture, None where each row has one prompt for all of it.
     looks_at_once: whether every batch of answers is looked at for NaN and infinity as it comes. That makes a device wait
         for each, so that by default it is done on a CPU only; elsewhere once an evaluation, which is asked for again where
         there are some.
@@ -268,6 +282,7 @@ class PhaseFusion:
         window_weight: str = "flat",
         looks_at_once: bool | None = None,
         share: Share = ALONE,
+        prompts: PlacedPrompts | None = None,
     ):
         self.phase = phase
         self.grid = grid
@@ -278,6 +293,7 @@ class PhaseFusion:
         self.window_weight = window_weight
         self.looks_at_once = looks_at_once
         self.share = share
+        self.prompts = prompts
         self.local: Layout | None = None
         self.rescued: list[Place] = []
         self.masks: Masks = {}
@@ -285,6 +301,8 @@ class PhaseFusion:
     def begin_step(self, generators: Sequence[torch.Generator]) -> None:
         """Draws the step's windows, one generator for each image. All evaluations until the next call share them."""
         self.local = self.grid.layout(generators)
+        if self.prompts is not None:
+            self.local = asked_with(self.local, self.prompts.of_windows(self.grid))
 
     def __call__(
         self,
@@ -296,6 +314,7 @@ class PhaseFusion:
         *,
         rescue: Predict | None = None,
         alike: int | None = None,
+        placed: Sequence[int] = (),
     ) -> torch.Tensor:
         """The fused output for rows `x (rows, channels, height, width)`, in whatever form `predict` answers.
 
@@ -306,12 +325,16 @@ class PhaseFusion:
             one `predict` is.
         alike: how many rows every evaluation of the phase has a multiple of, where it is not always so many: then the calls
             of all of them can be of one size (see `batching.call_size`).
+        placed: the rows that are asked with the prompts of parts of the picture.
 
         Raises NotFiniteError where that does not help, and an error of memory where one patch is too many
         (see `WindowBatch`).
         """
         if self.local is None:
             raise RuntimeError("begin_step has not been called")
+        if self.prompts is not None:
+            images = len(self.local.views) // 2
+            owners = [owner + images if row in placed else owner for row, owner in enumerate(owners)]
         asked = Asked(predict, rescue or predict, alike or len(owners), self.rescued, None)
         if x.device.type == "cpu" if self.looks_at_once is None else self.looks_at_once:
             return self._fused(x, owners, t, skip, asked)
@@ -388,10 +411,11 @@ class PhaseFusion:
         assert self.local is not None
         size_lat = x.shape[-2], x.shape[-1]
         cut = Cut(self.local, size_lat, x.device)
-        weigh = None
+        weigh: Weigh | None = None
         if self.window_weight != "flat":
             weigh = WindowWeights(self.window_weight, self.local, size_lat, x, self.masks)
-        return Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh)
+        weigh, images = self._weighed(weigh, cut, x)
+        return Path(owners, lambda row: x[row], cut, fused, cut, 1.0, asked, weigh, images)
 
     def _average(self, fused: torch.Tensor, x: torch.Tensor, owners: Sequence[int], local: Path) -> None:
         """From that sum to the mean."""
@@ -406,13 +430,39 @@ class PhaseFusion:
     ) -> Path:  # fmt: skip
         """The dilated sub-images of the blurred `x`; the network's output is applied to the unblurred one."""
         (height, width), dilation = x.shape[-2:], self.phase.dilation
-        layout = dilated_layout(height, width, dilation, max(owners) + 1, wrap=self.wrap)
+        layout = self._dilated_layout(max(owners) + 1, height, width)
         std = self.blur * self.weights.c3(t)
         rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap)
         to = cut = Cut(layout, (height, width), x.device, share=True)
         if not self.wrap:  # its rows bring their zeros along
             cut = Cut(Layout(layout.views), cut.padded_lat, x.device)
-        return Path(owners, rows, cut, fused, to, c2, asked)
+        weigh, images = self._weighed(None, to, x)
+        return Path(owners, rows, cut, fused, to, c2, asked, weigh, images)
+
+    def _dilated_layout(self, lists: int, height: int, width: int) -> Layout:
+        """lists: of views, as many as rows may own."""
+        dilation, prompts = self.phase.dilation, self.prompts
+        if prompts is None:
+            return dilated_layout(height, width, dilation, lists, wrap=self.wrap)
+        assert self.local is not None
+        layout = dilated_layout(height, width, dilation, len(self.local.views) // 2, wrap=self.wrap)
+        return asked_with(layout, prompts.of_sub_images(dilation, wrap=self.wrap))
+
+    def _weighed(self, weigh: Weigh | None, cut: Cut, x: torch.Tensor) -> tuple[Weigh | None, int]:
+        """`weigh` times what a view's prompt counts, and how many images the layout has, 0 where that is no question."""
+        prompts = self.prompts
+        if prompts is None:
+            return weigh, 0
+        assert self.local is not None
+        images = len(self.local.views) // 2
+
+        def share(view: View) -> torch.Tensor:
+            part = prompts.share(cut, view, x)
+            if weigh is None:
+                return x.new_ones(1, 1, 1).expand(1, *cut.shape(view)) if part is None else part
+            return weigh(view) if part is None else part * weigh(view)
+
+        return share, images
 
     @property
     def native(self) -> int:

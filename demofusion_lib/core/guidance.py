@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,7 +23,7 @@ GUIDANCES = ("windows", "low-pass")
 
 Low = Callable[[Sequence[int]], torch.Tensor]
 """`low(rows)`: the model's answers to rows of a call, shrunk to the base's size, in the form that their upsampled
-difference has in the answers to the call."""
+difference has in the answers to the call. A row comes once for each of its prompts (`Looking.prompts`)."""
 
 WHOLE = View(slice(None), slice(None))
 
@@ -51,11 +51,15 @@ class Guidance:
     def low_pass(self, t: float) -> bool:
         return self.kind == "low-pass" and t >= self.until
 
-    def rows(self, patches: int, passes: int, t: float) -> int:
-        """That an image takes in an evaluation at `t`: `patches` of it are asked for, `passes` times where all are guided."""
+    def rows(self, patches: int, passes: int, t: float, placed: int | None = None, whole: int = 1) -> int:
+        """That an image takes in an evaluation at `t`: `patches` of it are asked for, `passes` times where all are guided.
+
+        placed: rows of the one pass of them that has prompts for parts of the picture, `whole` of them for all of it at once.
+        """
+        more = 0 if placed is None else placed - patches
         if passes < 2 or self.in_windows(t):
-            return passes * patches
-        return (passes - 1) * patches + (passes if self.low_pass(t) else 0)
+            return passes * patches + more
+        return (passes - 1) * patches + more + (passes + whole - 1 if self.low_pass(t) else 0)
 
     def alike(self, shares: Sequence[float | None]) -> int | None:
         """How many rows every evaluation of a phase has a multiple of, of a call with these; None where all have as many."""
@@ -95,23 +99,49 @@ class Evaluation:
         """
         rows = [(first + i) % len(self.owners) for i in range(len(x))]
         owners, shares = [self.owners[row] for row in rows], [self.shares[row] for row in rows]
+        placed = [i for i, row in enumerate(rows) if row in self._placed]
         alike = self.guidance.alike(shares)
         predict, rescue = self._told(predict, owners, shares), self._told(rescue or predict, owners, shares)
         if self.guidance.in_windows(self.t) or None not in self.shares:
-            return self.fusion(x, owners, self.t, skip, predict, rescue=rescue, alike=alike)
+            return self.fusion(x, owners, self.t, skip, predict, rescue=rescue, alike=alike, placed=placed)
         known = {*self.prompts, *(owner for owner, share in zip(owners, shares) if share is not None)}
         asked = [i for i, share in enumerate(shares) if share is not None or owners[i] not in known]
-        answer = self._asked(x, asked, owners, skip, predict, rescue, alike)
+        answer = self._asked(x, asked, owners, skip, predict, rescue, alike, placed)
         self._gather(self.prompts, answer, owners, shares)
         others = [i for i in range(len(x)) if i not in asked]
         for i in others:
             answer[i] = self.prompts[owners[i]]
         if self.guidance.low_pass(self.t):
-            every = range(len(x))
-            views = [WHOLE] * len(x)
-            with self._look(every, owners, shares, views, Layout([views]), base_lat or (x.shape[-2], x.shape[-1])):
-                answers = low(every)
-            self._guide_(answer, others, owners, shares, answers)
+            base_lat = base_lat or (x.shape[-2], x.shape[-1])
+            self._guide_(answer, others, owners, shares, self._shrunk(len(x), owners, shares, placed, base_lat, low))
+        return answer
+
+    @property
+    def _placed(self) -> set[int]:
+        """The rows that have prompts for parts of the picture: of each image the first."""
+        if self.fusion.prompts is None:
+            return set()
+        return {self.owners.index(owner) for owner, share in zip(self.owners, self.shares) if share is not None}
+
+    def _shrunk(
+        self, rows: int, owners: Sequence[int], shares: Sequence[float | None], placed: Sequence[int],
+        base_lat: tuple[int, int], low: Low,
+    ) -> torch.Tensor:  # fmt: skip
+        """The answers to all rows of a call at the base's size, each the mean of those for its prompts by their shares."""
+        prompts = self.fusion.prompts
+        jobs = [
+            (row, prompt) for row in range(rows) for prompt in (prompts.whole if prompts and row in placed else (None,))
+        ]
+        asked = [row for row, _ in jobs]
+        views = [WHOLE if prompt is None else replace(WHOLE, prompt=prompt) for _, prompt in jobs]
+        with self._look(asked, owners, shares, views, Layout([views]), base_lat):
+            answers = low(asked)
+        if prompts is None:
+            return answers
+        weights = prompts.shrunk(base_lat, answers)
+        answer = answers.new_zeros(rows, *answers.shape[1:])
+        for (row, prompt), one in zip(jobs, answers):
+            answer[row].add_(one if prompt is None else one * weights[prompt])
         return answer
 
     def _told(self, ask: Predict, owners: Sequence[int], shares: Sequence[float | None]) -> Predict:
@@ -132,7 +162,7 @@ class Evaluation:
 
     def _asked(
         self, x: torch.Tensor, asked: Sequence[int], owners: Sequence[int], skip: float,
-        predict: Predict, rescue: Predict, alike: int | None,
+        predict: Predict, rescue: Predict, alike: int | None, placed: Sequence[int],
     ) -> torch.Tensor:  # fmt: skip
         """The fused answers to some rows; the others are left to be filled in."""
 
@@ -144,7 +174,8 @@ class Evaluation:
             part = x if len(asked) == len(x) else x[list(asked)]
             owned = [owners[i] for i in asked]
             fused = self.fusion(
-                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue), alike=alike
+                part, owned, self.t, skip, of_call(predict), rescue=of_call(rescue), alike=alike,
+                placed=[place for place, i in enumerate(asked) if i in placed],
             )  # fmt: skip
             if len(asked) == len(x):
                 return fused

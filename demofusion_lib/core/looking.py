@@ -76,6 +76,11 @@ class Looking:
         return "dilated" if self.views[0].corner_lat is None else "window"
 
     @property
+    def prompts(self) -> list[int]:
+        """Which of its row's prompts each patch is asked with: 0 the row's own, the others those of parts of the picture."""
+        return [view.prompt or 0 for view in self.views]
+
+    @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """The `(top, left, bottom, right)` that each patch shows, in cells of the picture: of a window that overhangs
         the picture, or goes on at its opposite edge, they lie beyond it."""

@@ -18,11 +18,16 @@ BORDERS = ("inside", "paper")
 
 @dataclass(frozen=True)
 class View:
-    """A part of a padded latent. `corner_lat` is a local window's `(top, left)`, None for a dilated sub-image."""
+    """A part of a padded latent. `corner_lat` is a local window's `(top, left)`, None for a dilated sub-image.
+
+    prompt: which one it is asked with of a row that has others for parts of the picture, 0 the row's own; None: of any other
+    row, the only one.
+    """
 
     rows: slice
     cols: slice
     corner_lat: tuple[int, int] | None = None
+    prompt: int | None = None
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """The `(height, width)` that this view cuts from a padded latent of the given size."""
@@ -126,6 +131,22 @@ class WindowGrid:
 
     def __len__(self) -> int:
         return math.prod(len(starts) for starts in self._starts())
+
+    def reaches(self) -> list[list[Sequence[int]]]:
+        """For each axis: the cells of the picture that each window shows, wherever jitter puts it."""
+        return [
+            [self._reached(start, axis, reach) for start in starts]
+            for starts, axis, reach in zip(self._starts(), self._axes(), self.jitter_range_lat())
+        ]
+
+    def _reached(self, start: int, axis: tuple[int, int, int], reach: int) -> Sequence[int]:
+        length, window, _ = axis
+        low, high = (
+            (start + self._shift(start, axis, reach, draw) for draw in (0.0, 1 - 1e-9)) if reach else (start,) * 2
+        )
+        if self.wrap:
+            return range(length) if high - low + window >= length else [i % length for i in range(low, high + window)]
+        return range(max(low, 0), min(high + window, length))
 
     def _shift(self, start: int, axis: tuple[int, int, int], reach: int, draw: float) -> int:
         """A whole shift within the reach, uniform for a uniform `draw` in [0, 1). Edge windows move outwards only."""

@@ -12,6 +12,7 @@ from ..core import Phase, PhaseEngine, centre_crop, statistics, step_starts
 from .drawing import Drawing, Finished, Order
 from .guidance import Guided, passes
 from .lending import Lender
+from .prompts import Encoded
 from .samplers import Solver
 
 OnStep = Callable[[int, int, float, torch.Tensor], None]
@@ -38,6 +39,9 @@ class Borrowed(Drawing):
             texts = texts.with_negative(order.params.phase_negative)
         self.phase_cond, self.phase_uncond = self.lender.encode(texts, guided=guided)
         self.cond, self.uncond = self.phase_cond, self.phase_uncond
+        regions = [texts.with_prompt(region.prompt) for region in order.params.placed_prompts]
+        encoded = [self.lender.encode(text, guided=False)[0] for text in regions]
+        self.regions = Encoded.joined(encoded) if encoded else None
         if self.picture is not None:
             self._draw_seeds()
 

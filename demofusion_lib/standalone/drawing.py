@@ -186,6 +186,8 @@ class Drawing:
         self.uncond = encode_negative(self.model, [order.negative] * count)
         self.phase_cond = encode(self.model, [own] * count) if own else self.cond
         self.phase_uncond = encode_negative(self.model, [own_negative] * count) if own_negative else self.uncond
+        regions = [region.prompt for region in order.params.placed_prompts for _ in range(count)]
+        self.regions = encode(self.model, regions) if regions else None
 
     def _noise(self, height_lat: int, width_lat: int, phase: int) -> torch.Tensor:
         shape = 4, height_lat, width_lat
@@ -250,7 +252,7 @@ class Drawing:
         told = SizeTold(self.plan.told_px(phase), self.plan.told_px(phase))
         guided = Guided(
             self.model, self.phase_cond, self.phase_uncond, self.order.guidance_in_phases, told,
-            engine=engine, base_lat=self.plan.base_lat, progress=self.progress, share=self.ranks or ALONE,
+            engine=engine, base_lat=self.plan.base_lat, progress=self.progress, share=self.ranks or ALONE, regions=self.regions,
         )  # fmt: skip
         start = engine.residual.noised(solver.start.alpha, solver.start.sigma)
         latent = self._sample(guided, start, solver, phase.number)

@@ -114,7 +114,8 @@ def to_device(numbers: Sequence[Sequence[float]], like: torch.Tensor, dtype: tor
 class Guided:
     """One picture's or batch's guided prediction. With an engine the network sees its windows, else the whole latent.
 
-    cond, uncond: a row for each image of the batch. guidance: 1 leaves the uncond out; so does a UNet that is told it.
+    cond, uncond: a row for each image of the batch. regions: the same for each part of the picture that has a prompt of its
+    own, one after the other; for an engine that has them. guidance: 1 leaves the uncond out; so does a UNet that is told it.
     base_lat: the size `(height, width)` at which an engine with low-pass guidance is guided. share: who asks the network,
     where several processes draw.
     """
@@ -122,12 +123,14 @@ class Guided:
     def __init__(
         self, model: Model, cond: Encoded, uncond: Encoded, guidance: float, told: SizeTold,
         *, engine: PhaseEngine | None = None, base_lat: tuple[int, int] = (0, 0), progress: Progress = lambda rows: None,
-        share: Share = ALONE,
+        share: Share = ALONE, regions: Encoded | None = None,
     ):  # fmt: skip
         self.model = model
         self.guidance = guidance
         self.passes = passes(model, guidance)
-        self.encoded = Encoded.joined([cond, uncond]) if self.passes == 2 else cond
+        parts = [cond, uncond] if self.passes == 2 else [cond]
+        self.images, self.own = len(cond.lengths), sum(len(part.lengths) for part in parts)
+        self.encoded = Encoded.joined(parts if regions is None else [*parts, regions])
         self.told = told
         self.engine = engine
         self.base_lat = base_lat
@@ -170,12 +173,11 @@ class Guided:
         def low(rows: Sequence[int]) -> torch.Tensor:
             gain = shrunk_noise((x.shape[-2], x.shape[-1]), self.base_lat)
             t, small = shrunk(form, gain)
-            q = shrink(x, *self.base_lat)
+            q = shrink(x, *self.base_lat)[[row % len(x) for row in rows]]
             if isinstance(form, SigmaForm):
-                q = torch.cat([q] * self.passes)
                 return self._once(q, lambda: small.answer(q, self._network(small.network_input(q), t, rows)))
             assert isinstance(small, EpsForm)
-            q = torch.cat([q.mul(small.alpha / form.alpha)] * self.passes)
+            q = q.mul(small.alpha / form.alpha)
             # a difference of epsilons is one of denoised times -alpha / sigma: `gain` times as large at the base's size
             return self._once(q, lambda: small.answer(q, self._network(q, t, rows)).mul_(gain))
 
@@ -188,7 +190,9 @@ class Guided:
         return self.share.outputs([call])[0]
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int]) -> torch.Tensor:
-        model, prompts = self.model, self._prompts(tuple(rows))
+        model, now = self.model, looking()
+        told_by = now.prompts if now else [0] * len(rows)
+        prompts = self._prompts(tuple(self._row(row, prompt) for row, prompt in zip(rows, told_by)))
         added: dict[str, Any] = {}
         told: torch.Tensor | None = None
         if model.guidance_width:
@@ -205,6 +209,10 @@ class Guided:
         self.evaluations += len(x)
         self.progress(len(x))
         return output.to(x.dtype)
+
+    def _row(self, row: int, prompt: int) -> int:
+        """Of what is encoded, the one for a row of the call that is asked with one of its prompts."""
+        return self.own + (prompt - 1) * self.images + row % self.images if prompt else row
 
     def _prompts(self, rows: tuple[int, ...]) -> Repeated:
         """Repeated once for a phase, not for every call of it."""

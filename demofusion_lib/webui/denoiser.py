@@ -14,6 +14,7 @@ from ..core import CORRECTED, Evaluation, Looking, PhaseEngine, looking, shrink,
 from .conditions import CropCorner, told_of
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
 from .hosts import Unasked
+from .placed import RegionConds
 from .previews import Preview, show_anew
 from .rescue import in_float32, unet_in_float32
 
@@ -59,6 +60,7 @@ class FusedModel(torch.nn.Module):
         watcher: Watcher,
         padding: Padding,
         base_lat: tuple[int, int],
+        regions: RegionConds | None = None,
     ):
         super().__init__()
         # not as a submodule: moving or saving this object must not move or save the host's model
@@ -69,6 +71,7 @@ class FusedModel(torch.nn.Module):
         self.watcher = watcher
         self.padding = padding
         self.base_lat = base_lat
+        self.regions = regions
         self.__dict__["calls"] = 0  # of the host's, in this phase
         self.begin(engine.evaluation([0], [1.0], 0.0), torch.zeros(1))
 
@@ -96,10 +99,17 @@ class FusedModel(torch.nn.Module):
             now = looking()
             assert now is not None
             part = told_of(cond, now)
+            if self.regions is not None and "vector" in part:
+                part["vector"] = self.regions.write_vectors(part["vector"], now.prompts)
             if self.corner is not None and "vector" in part:
                 part["vector"] = self.corner.write(part["vector"], now)
             with self.padding(now):
-                return self.base(patches, level[now.rows], cond=part, **extra)
+                if self.regions is None or not any(now.prompts):
+                    return self.base(patches, level[now.rows], cond=part, **extra)
+                answer, levels = torch.empty_like(patches), level[now.rows]
+                for chosen, own in self.regions.apart(part, now.prompts):
+                    answer[chosen] = self.base(patches[chosen], levels[chosen], cond=own, **extra)
+                return answer
 
         def predict(patches: torch.Tensor, *_: Any) -> torch.Tensor:
             if shared.state.interrupted or shared.state.skipped:
@@ -119,7 +129,7 @@ class FusedModel(torch.nn.Module):
                 raise InterruptedException
             gain = shrunk_noise((x.shape[-2], x.shape[-1]), self.base_lat)
             small, before, after = self.family.shrunk(self.level, gain)
-            q = shrink(x, *self.base_lat).mul_(before)
+            q = shrink(x, *self.base_lat).mul_(before)[list(rows)]
             self.watcher.patches(q)
             return ask(q, cond, torch.full_like(level, small), extra).mul(after)
 
@@ -142,6 +152,7 @@ class InstalledEngine:
         padding: Padding,
         late: Replaced,
         base_lat: tuple[int, int],
+        regions: RegionConds | None = None,
     ):
         self.family = family
         self.engine = engine
@@ -151,7 +162,7 @@ class InstalledEngine:
         self.guided_forward = self.guided.forward
         self.callback_state = sampler.callback_state
         self.replaced: list[tuple[Any, str, Any]] = []
-        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat)
+        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat, regions)
         self.fused = self.guided.model_wrap
         self.preview = Preview(engine.residual.previous, engine.fusion.weights)
         self.pred_x0, self.asked, self.t = self.guided.get_pred_x0, 0, 0.0
@@ -182,6 +193,8 @@ class InstalledEngine:
         self.watcher.step(self.engine.step)
         self.fused.begin(self.engine.evaluation(row_owners(kwargs["cond"]), row_shares(kwargs["cond"]), t), own)
         self.asked, self.t = 0, t
+        if self.fused.regions is not None:
+            self.fused.regions.at(self.guided.step)
         try:
             answer = self.guided_forward(x, level, *args, **kwargs)
             if not self.fused.calls:

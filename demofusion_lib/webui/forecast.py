@@ -24,6 +24,7 @@ from .families import NotLoaded
 from .given import start_of
 from .planning import at_its_base, draws, latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
+from .prompts import check_regions
 from .seen import Picture
 from .speeds import known
 
@@ -261,6 +262,7 @@ def mistakes_of_sampler(p: Any, settings: Params, found: Checkpoint) -> list[Set
         if found.model is not None:
             check_model(found.model)
         check_sampler(p, settings)
+        check_regions(settings)
     except SettingsError as error:
         return [error]
     except NotLoaded:

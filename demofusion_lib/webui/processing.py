@@ -16,6 +16,7 @@ from .kept import Kept, saves
 from .notes import STOPPED_KEY, tell, write
 from .planning import draws, latent_size, plan_of, reach
 from .progress import leave
+from .prompts import check_regions
 from .refusal import SettingsError, refusal
 from .room import why_not
 
@@ -183,7 +184,7 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     check_host(p.sd_model)
     check_model(p.sd_model, given.is_given(p))
     mistakes = []
-    checks = (lambda: check_sampler(p, settings), lambda: reach(p, settings))
+    checks = (lambda: check_sampler(p, settings), lambda: check_regions(settings), lambda: reach(p, settings))
     for check in checks:
         try:
             planned = check()

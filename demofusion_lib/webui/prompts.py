@@ -20,10 +20,24 @@ from typing import Any
 
 from modules import devices, extra_networks, shared
 
-from ..params import BY_NAME, Params
+from ..params import BY_NAME, Params, SettingsError, quoted
 
 TIME = re.compile(r"(?<=:)(\s*)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?=\s*\])")
 """A number between a colon and a closing bracket: in the prompt language it can be nothing else."""
+
+
+AND = re.compile(r"\bAND\b")
+
+
+def check_regions(params: Params) -> None:
+    """Raises SettingsError for prompts that the host could not draw in one part of the picture alone."""
+    for number, region in enumerate(params.placed_prompts, start=1):
+        told = f"regions: the prompt of region {number} is {quoted(region.prompt)}, allowed:"
+        if extra_networks.parse_prompt(region.prompt)[1]:
+            whole = "extra networks hold for all of the picture: name them in its prompt"
+            raise SettingsError(f"{told} text alone ({whole})", "regions")
+        if AND.search(region.prompt):
+            raise SettingsError(f"{told} one prompt, without AND", "regions")
 
 
 def in_phases(prompt: str, base_steps: int) -> str:

@@ -21,6 +21,7 @@ from .families import family_of, is_guided, plain_sampler, solver_name
 from .hypertile import HyperTile
 from .masks import Masked
 from .others import extension_of
+from .placed import RegionConds
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
 from .tiling import Convolutions, as_they_are, wraps
@@ -196,6 +197,7 @@ class PhaseSampler:
         p.refiner_checkpoint_info = None
         before = p.steps, p.sampler_name
         p.sampler_name, p.scheduler = names_in_phases(p, self.plan.params)
+        self._set_regions(steps, self.plan.told_px(phase))
         same = (steps, p.sampler_name) == before or not may_change((*p.prompts, *p.negative_prompts))
         if not self._move_times() and same and not texts.own and not p.sd_model.is_sdxl and not self.new_model:
             p.steps = steps
@@ -206,6 +208,15 @@ class PhaseSampler:
         p.cached_c, p.cached_uc = [None, None], [None, None]
         p.setup_conds()
         p.height, p.width = base
+
+    def _set_regions(self, steps: int, told_px: tuple[int, int]) -> None:
+        """The prompts of parts of the picture, encoded for the phase too."""
+        p, texts = self.p, [region.prompt for region in self.plan.params.placed_prompts]
+        if not shared.opts.use_old_scheduling:
+            texts = [in_phases(text, p.firstpass_steps) for text in texts]
+        before, p.steps = p.steps, steps
+        self.regions = RegionConds(p, texts, told_px) if texts else None
+        p.steps = before
 
     def _move_times(self) -> bool:
         """Whether the prompts switch at times that lie behind the base image."""
@@ -242,7 +253,9 @@ class PhaseSampler:
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
         watcher = PhaseWatcher(self.progress, phase, self.hypertile, steps)
         late = family.late(sampler, p, steps, start_t)
-        installed = InstalledEngine(sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat)
+        installed = InstalledEngine(
+            sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat, self.regions
+        )
         try:
             with unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
                 latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)

@@ -30,6 +30,7 @@ GROUPS: dict[str, Rows] = {
         ("phase_sampler", "phase_scheduler"),
         ("phase_cfg",),
         ("phase_prompt", "phase_negative"),
+        ("regions",),
         ("enlarge",),
     ),
     "Method": (
@@ -55,6 +56,8 @@ TIPS = {
     "lock": "Keep the target's aspect ratio while one side is changed",
     "enlarge": "Enlarge the selected picture by DemoFusion, as the accordion is set. What is still held of it is not drawn again.",
 }
+
+PLACEHOLDERS = {"regions": "a red house ADDCOL a forest"}
 
 SET_BY_PRESETS = tuple(s.name for s in SETTINGS if any(s.name in values for values in PRESETS.values()))
 
@@ -92,6 +95,8 @@ def component(setting: Setting, value: Any, tab: Tab) -> Any:
         return worded(gr.Radio(choices=list(setting.choices), **common), setting, tab)
     if setting.names:
         return gr.Dropdown(choices=offered(setting), **common)
+    if setting.reads:
+        return gr.Textbox(lines=2, placeholder=PLACEHOLDERS.get(setting.name, ""), **common)
     if setting.is_prompt:
         return gr.Textbox(lines=2, placeholder=tab.empty, **common)
     if setting.is_text:

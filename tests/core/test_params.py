@@ -68,6 +68,7 @@ FROZEN = [
     ("phase_cfg", "demofusion_phase_cfg", "DemoFusion phase cfg", 0.0),
     ("phase_prompt", "demofusion_phase_prompt", "DemoFusion phase prompt", ""),
     ("phase_negative", "demofusion_phase_negative", "DemoFusion phase negative", ""),
+    ("regions", "demofusion_regions", "DemoFusion regions", ""),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN} | {"preset": "none"}
 """Of everything, where no preset is named: the authors'."""
@@ -109,6 +110,7 @@ OTHER = {
     "phase_cfg": 7.5,
     "phase_prompt": "a cat",
     "phase_negative": "blurry",
+    "regions": "a cat ADDCOL a dog",
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]
@@ -369,6 +371,10 @@ PROMPTS = [
     'say "cheese", he said', '"red"', '"red", "blue"', '"a" b "c"', '"', "512x512", "a\\b, \\(c\\)", "\N{FAMILY}\N{ZERO WIDTH JOINER}\N{GIRL}",
     "\N{LINE SEPARATOR}x", "Steps: 20, Seed: 5", "Negative prompt: x", "tab\there", "x" * 100_000,
 ]  # fmt: skip
+REGIONS = [
+    "", "a cat ADDCOL a dog", "2,1\n(sky:1.2) ADDROW sea, \"deep\"",
+    '[{"prompt": "a, \\"b\\"", "box": [0, 0, 0.5, 1]}, {"prompt": "1x2", "x": 0.5, "y": 0, "w": 0.5, "h": 1, "weight": 0.5}]',
+]  # fmt: skip
 """Of the phases: whatever stands in them, the infotext gives it back."""
 
 HOST_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -428,6 +434,8 @@ def test_every_value_comes_back_from_the_infotext(setting: Setting) -> None:
         values += [source.uniform(setting.low, setting.high) for _ in range(50)]
     elif setting.kind is int:
         values = range(int(setting.low), int(setting.high) + 1, int(setting.step))
+    elif setting.reads:
+        values = REGIONS
     elif setting.is_prompt:
         values = PROMPTS
     elif setting.names:

@@ -504,3 +504,19 @@ def test_the_package_is_cheap_until_the_pipeline_is_asked_for() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.stdout.splitlines() == ["[]", "torch", "module 'demofusion_lib' has no attribute 'Nothing'"], run.stderr
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_regions_are_encoded_by_the_pipeline(name: str, make: Make) -> None:
+    """Halves of the same prompt are that prompt for the whole of the phases, in a batch too."""
+    demo, halves = (
+        ours(make(name)),
+        [{"prompt": "blue", "box": [0, 0, 0.5, 1]}, {"prompt": "blue", "box": [0.5, 0, 1, 1]}],
+    )
+
+    def drawn(**settings: Any) -> torch.Tensor:
+        settings = {"scale": 2, "preset": "fast", "num_images_per_prompt": 2, **settings, **FEW}
+        return demo("a red disc", negative_prompt="dark", generator=seeded(), **settings).images
+
+    both, whole, plain = drawn(regions=halves), drawn(phase_prompt="blue"), drawn()
+    assert float((both - whole).norm() / whole.norm()) < 1e-5 < float((whole - plain).norm() / whole.norm())
