@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,11 @@ class Looking:
         (above, before), (height, width) = self.layout.padding[:2], self.shape_lat
         corners = [(view.rows.start - above, view.cols.start - before) for view in self.views]
         return [(top, left, top + height, left + width) for top, left in corners]
+
+    def some(self, chosen: Sequence[int]) -> Looking:
+        """Of the patches with these numbers, which are given to the model in a call of their own."""
+        rows, images, negative = ([each[i] for i in chosen] for each in (self.rows, self.images, self.negative))
+        return replace(self, rows=rows, images=images, negative=negative, views=[self.views[i] for i in chosen])
 
     def cut(self, plane: torch.Tensor, at: Sequence[int] | None = None, how: str = "cells") -> torch.Tensor:
         """The part of a plane that belongs to each patch, `(patches, channels, k * height, k * width)`.

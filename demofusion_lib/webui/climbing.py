@@ -14,6 +14,7 @@ from ..memory import window_batch
 from ..params import LATENT_PX
 from ..plan import LATENT_CHANNELS
 from ..saved import SavedPhase
+from .controlnet import ControlNet
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder
 from .formats import LIMITS_PX, too_large
@@ -39,7 +40,7 @@ class Climb:
         self.plan = plan_of(p, run.params)
         self.found = resumed(p, self.plan)
         self.saving = Saving(p, self.plan, self._tell)
-        self.holding = Holding(p, self.plan, foreign=run.outer_sample is not None)
+        self.holding = Holding(p, self.plan, foreign=run.outer_sample is not None or "sample" in vars(p))
         self.progress = Progress(self.plan, p.sd_model)
         if run.batch is None:
             run.batch = window_batch(run.params.window_batch, devices.device)
@@ -51,6 +52,7 @@ class Climb:
             check_room(self.plan)
         self.mask: Masked | None = self.given.mask if self.given else None
         self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
+        self.control = ControlNet(p, self.plan, self._tell, self.coder.encode)
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()
@@ -60,7 +62,8 @@ class Climb:
                 return self._enlarged(self.given)
             done = [self._go_on(*self.found)] if self.found is not None else self._taken_over()
             if not done:
-                base, finished = self._first(host_sample)
+                with self.control.first():
+                    base, finished = self._first(host_sample)
                 if not finished:
                     # not a picture: the host shows and saves it by its own rules
                     self._stopped(0, stop_word())
@@ -174,7 +177,9 @@ class Climb:
                 self.saving.save(number, latent, self.batch.size)
             if stop_pressed():
                 raise PhaseInterrupted
-            drawer = PhaseSampler(p, self.plan, self.batch, self.progress, self._tell, self.mask, self._condition)
+            drawer = PhaseSampler(
+                p, self.plan, self.batch, self.progress, self._tell, self.control, self.mask, self._condition
+            )
             self.lent.enter_context(drawer.networks())
             self._decode_by_tiles()  # of the model that is loaded now
             if number > 1 and self.found is None:

@@ -10,7 +10,7 @@ import torch
 from modules import shared
 from modules.sd_samplers_common import InterruptedException
 
-from ..core import CORRECTED, Evaluation, Looking, PhaseEngine, looking, shrink, shrunk_noise
+from ..core import CORRECTED, Evaluation, Looking, PhaseEngine, look, looking, shrink, shrunk_noise
 from .conditions import CropCorner, told_of
 from .families import Replaced, SigmaFamily, TimestepFamily, solver_name
 from .hosts import Unasked
@@ -49,6 +49,16 @@ class Watcher(Protocol):
         """The model is about to be given `patches (n, channels, height, width)`."""
 
 
+class Beside(Protocol):
+    """What else the UNet is called with."""
+
+    @property
+    def modules(self) -> Sequence[torch.nn.Module]: ...
+
+    def following(self, now: Looking) -> AbstractContextManager[None]:
+        """Makes it right for what the UNet is given, while it is."""
+
+
 class FusedModel(torch.nn.Module):
     """Stands where the host's inner model stood, and answers for the whole latent by asking that model for parts of it."""
 
@@ -60,6 +70,7 @@ class FusedModel(torch.nn.Module):
         watcher: Watcher,
         padding: Padding,
         base_lat: tuple[int, int],
+        beside: Beside,
         regions: RegionConds | None = None,
     ):
         super().__init__()
@@ -71,6 +82,7 @@ class FusedModel(torch.nn.Module):
         self.watcher = watcher
         self.padding = padding
         self.base_lat = base_lat
+        self.beside = beside
         self.regions = regions
         self.__dict__["calls"] = 0  # of the host's, in this phase
         self.begin(engine.evaluation([0], [1.0], 0.0), torch.zeros(1))
@@ -95,6 +107,12 @@ class FusedModel(torch.nn.Module):
     def forward(self, x: torch.Tensor, level: torch.Tensor, cond: Any = None, **extra: Any) -> torch.Tensor:
         self.__dict__["calls"] += 1
 
+        def given(
+            patches: torch.Tensor, level: torch.Tensor, cond: Any, extra: dict[str, Any], now: Looking
+        ) -> torch.Tensor:
+            with self.padding(now), self.beside.following(now):
+                return self.base(patches, level, cond=cond, **extra)
+
         def ask(patches: torch.Tensor, cond: Any, level: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
             now = looking()
             assert now is not None
@@ -103,13 +121,13 @@ class FusedModel(torch.nn.Module):
                 part["vector"] = self.regions.write_vectors(part["vector"], now.prompts)
             if self.corner is not None and "vector" in part:
                 part["vector"] = self.corner.write(part["vector"], now)
-            with self.padding(now):
-                if self.regions is None or not any(now.prompts):
-                    return self.base(patches, level[now.rows], cond=part, **extra)
-                answer, levels = torch.empty_like(patches), level[now.rows]
-                for chosen, own in self.regions.apart(part, now.prompts):
-                    answer[chosen] = self.base(patches[chosen], levels[chosen], cond=own, **extra)
-                return answer
+            if self.regions is None or not any(now.prompts):
+                return given(patches, level[now.rows], part, extra, now)
+            answer, levels = torch.empty_like(patches), level[now.rows]
+            for chosen, own in self.regions.apart(part, now.prompts):
+                with look(now.some(chosen)) as here:
+                    answer[chosen] = given(patches[chosen], levels[chosen], own, extra, here)
+            return answer
 
         def predict(patches: torch.Tensor, *_: Any) -> torch.Tensor:
             if shared.state.interrupted or shared.state.skipped:
@@ -118,7 +136,7 @@ class FusedModel(torch.nn.Module):
             return ask(patches, cond, level, extra)
 
         def rescue(patches: torch.Tensor, *_: Any) -> torch.Tensor:
-            with unet_in_float32(shared.sd_model):
+            with unet_in_float32(shared.sd_model, self.beside.modules):
                 wide = in_float32(extra)
                 answer = ask(patches.float(), in_float32(cond), level.float(), wide)
             return answer.to(patches.dtype)
@@ -152,6 +170,7 @@ class InstalledEngine:
         padding: Padding,
         late: Replaced,
         base_lat: tuple[int, int],
+        beside: Beside,
         regions: RegionConds | None = None,
     ):
         self.family = family
@@ -162,7 +181,7 @@ class InstalledEngine:
         self.guided_forward = self.guided.forward
         self.callback_state = sampler.callback_state
         self.replaced: list[tuple[Any, str, Any]] = []
-        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat, regions)
+        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat, beside, regions)
         self.fused = self.guided.model_wrap
         self.preview = Preview(engine.residual.previous, engine.fusion.weights)
         self.pred_x0, self.asked, self.t = self.guided.get_pred_x0, 0, 0.0

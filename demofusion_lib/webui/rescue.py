@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,26 +20,30 @@ def in_float32(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def unet_in_float32(sd_model: Any) -> Iterator[None]:
+def unet_in_float32(sd_model: Any, beside: Sequence[torch.nn.Module] = ()) -> Iterator[None]:
     """Every weight comes back as it was: a float32 holds all that a shorter number does.
 
-    The host's own idea of the UNet's precision is changed with it, since it casts what it gives the UNet.
+    The host's own idea of the UNet's precision is changed with it, since it casts what it gives the UNet. beside: models that
+    are called with it, and cast what they are given to a `dtype` of their own.
     """
     unet = sd_model.model.diffusion_model
-    before = [(tensor, tensor.dtype) for tensor in (*unet.parameters(), *unet.buffers())]
+    models = unet, *beside
+    before = [(tensor, tensor.dtype) for model in models for tensor in (*model.parameters(), *model.buffers())]
     before = [(tensor, dtype) for tensor, dtype in before if dtype.is_floating_point and dtype != torch.float32]
-    of_host = devices.dtype_unet, devices.unet_needs_upcast, getattr(unet, "dtype", None)
+    of_host = devices.dtype_unet, devices.unet_needs_upcast
+    told = [(part, vars(part).get("dtype")) for model in models for part in model.modules()]
+    told = [(part, dtype) for part, dtype in told if isinstance(dtype, torch.dtype)]
     try:
         for tensor, _ in before:
             tensor.data = tensor.data.float()
         devices.dtype_unet, devices.unet_needs_upcast = torch.float32, False
-        if of_host[2] is not None:
-            unet.dtype = torch.float32
+        for part, _ in told:
+            part.dtype = torch.float32
         with devices.without_autocast():
             yield
     finally:
-        devices.dtype_unet, devices.unet_needs_upcast = of_host[:2]
-        if of_host[2] is not None:
-            unet.dtype = of_host[2]
+        devices.dtype_unet, devices.unet_needs_upcast = of_host
+        for part, dtype in told:
+            part.dtype = dtype
         for tensor, dtype in before:
             tensor.data = tensor.data.to(dtype)

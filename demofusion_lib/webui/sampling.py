@@ -16,6 +16,7 @@ from ..plan import Plan
 from .checks import sampler_is_stochastic
 from .choices import asking, names_in_phases
 from .conditions import CropCorner
+from .controlnet import ControlNet
 from .denoiser import InstalledEngine
 from .families import family_of, is_guided, plain_sampler, solver_name
 from .hypertile import HyperTile
@@ -163,9 +164,11 @@ class PhaseSampler:
 
     def __init__(
         self, p: Any, plan: Plan, batch: WindowBatch, progress: Progress, tell: Callable[[str], None],
-        mask: Masked | None = None, condition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        control: ControlNet, mask: Masked | None = None,
+        condition: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):  # fmt: skip
         """condition: of a latent behind the mask, what the model is told of it."""
+        self.control = control
         self.p = p
         self.mask, self.condition = mask, condition
         self.plan = plan
@@ -185,7 +188,7 @@ class PhaseSampler:
 
     def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
-        with self.progress.phase(phase), lent(self.p), self.hypertile.lent():
+        with self.progress.phase(phase), lent(self.p), self.hypertile.lent(), self.control.phase(phase):
             self._set_conditions(phase)
             return self._sample(phase, previous, before)
 
@@ -207,6 +210,7 @@ class PhaseSampler:
         p.height, p.width = self.plan.told_px(phase)
         p.cached_c, p.cached_uc = [None, None], [None, None]
         p.setup_conds()
+        self.control.mark(p)
         p.height, p.width = base
 
     def _set_regions(self, steps: int, told_px: tuple[int, int]) -> None:
@@ -254,7 +258,7 @@ class PhaseSampler:
         watcher = PhaseWatcher(self.progress, phase, self.hypertile, steps)
         late = family.late(sampler, p, steps, start_t)
         installed = InstalledEngine(
-            sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat, self.regions
+            sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat, self.control, self.regions
         )
         try:
             with unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):

@@ -1,0 +1,333 @@
+"""The extension ControlNet (sd-webui-controlnet) in the phases: each unit's map follows the windows.
+
+The extension wraps the UNet's `forward` and keeps there what its units hold, which the base image is drawn with. While a
+phase calls the model, and only then, the units hold what belongs to the patches that it is given; everything is put back
+after each call. Nothing of the extension is replaced.
+
+A unit's map is asked for anew for each phase, by the extension itself and in the size that it has there, as for the second
+pass of Hires. fix. Units without a map (IP-Adapter, reference, revision) are shown whole to every window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from modules import devices, errors
+
+from ..core import Looking, Phase, looking
+from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
+from ..params import LATENT_PX
+from ..plan import Plan
+
+MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")
+"""Kinds of units that have a map of the picture, as the extension names them."""
+BASE_ONLY, PHASES_ONLY = "Low res only", "High res only"
+"""The unit's option for Hires. fix, in whose place the phases are."""
+SEPARATE = "Each ControlNet unit for each image in a batch"
+LAST_T = 999.0
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""`encode(pixels)`: the latent of `(1, 3, height, width)` in [-1, 1]."""
+Lent = list[tuple[Any, str, Any]]
+
+
+def script_of(p: Any) -> Any:
+    """The extension's script with its units of this run, None where it has none."""
+    for script in getattr(p.scripts, "alwayson_scripts", None) or ():
+        network = getattr(script, "latest_network", None)
+        if getattr(network, "control_params", None) and hasattr(script, "enabled_units"):
+            unet = p.sd_model.model.diffusion_model
+            return script if network.model is unet and "forward" in vars(unet) else None
+    return None
+
+
+def kind_name(param: Any) -> str:
+    return str(getattr(param.control_model_type, "name", ""))
+
+
+def option_of(unit: Any) -> str:
+    option = getattr(unit, "hr_option", "")
+    return str(getattr(option, "value", option))
+
+
+@contextlib.contextmanager
+def lending(lent: Lent) -> Iterator[None]:
+    """Attributes that hold something else for a while; what each is, by owner and name."""
+    missing = object()
+    before = [(owner, name, vars(owner).get(name, missing)) for owner, name, _ in lent]
+    try:
+        for owner, name, value in lent:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            if value is missing:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+@dataclass
+class Plane:
+    """Something that is as large as the picture, at a phase's size: `(1 or images, channels, k * height, k * width)`.
+
+    how: what dilated sub-images get of it (`Looking.cut`). channels_how: the same of channels from the fourth on.
+    """
+
+    whole: torch.Tensor
+    how: str = "mean"
+    mask_how: str = ""
+    small: dict[tuple[int, Any, Any], torch.Tensor] = field(default_factory=dict)
+    """Of dilated sub-images, which are the same in every step: together they are as large as the plane."""
+
+    def part(self, now: Looking) -> torch.Tensor:
+        at = list(now.images) if len(self.whole) > 1 else [0] * len(now.views)
+        if now.kind != "dilated":
+            return self._cut(now, at)
+        keys = [(row, view.rows.start, view.cols.start) for row, view in zip(at, now.views)]
+        for key, row, view in zip(keys, at, now.views):
+            if key not in self.small:
+                self.small[key] = self._cut(replace(now, views=[view]), [row])[0]
+        return torch.stack([self.small[key] for key in keys])
+
+    def _cut(self, now: Looking, at: Sequence[int]) -> torch.Tensor:
+        if not self.mask_how or self.whole.shape[1] <= 3:
+            return now.cut(self.whole, at, self.how)
+        parts = (now.cut(self.whole[:, :3], at, self.how), now.cut(self.whole[:, 3:], at, self.mask_how))
+        return torch.cat(parts, dim=1)
+
+
+@dataclass
+class Unit:
+    """One unit in one phase. hint: its map. latent: what the extension would encode of it. inpainted: what it would put in
+    the place of an inpainting model's own condition. region: where the unit is to have a say."""
+
+    param: Any
+    hint: Plane | None = None
+    latent: Plane | None = None
+    inpainted: Plane | None = None
+    region: Plane | None = None
+
+    def lent(self, now: Looking) -> Lent:
+        param = self.param
+        if self.hint is None:
+            return self._reference(len(now.views)) if kind_name(param) == "AttentionInjection" else []
+        hint = self.hint.part(now)
+        latent, inpainted = (plane and plane.part(now) for plane in (self.latent, self.inpainted))
+        region = self.region and self.region.part(now)
+        lent: Lent = [
+            (param, "used_hint_cond", hint),
+            (param, "used_hint_cond_latent", latent),
+            (param, "used_hint_inpaint_hijack", inpainted),
+        ]
+        if kind_name(param) == "Controlllite":
+            for module in param.control_model.modules.values():
+                lent += [(module, "cond_image", hint * 2 - 1), (module, "cond_emb", None)]
+        if kind_name(param) == "T2I_Adapter":
+            lent += [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
+            if param.cfg_injection:  # the extension would repeat what it takes for one map
+                asked = torch.tensor([not no for no in now.negative], device=hint.device, dtype=hint.dtype)
+                region = asked[:, None, None, None] if region is None else region * asked[:, None, None, None]
+                lent.append((param, "cfg_injection", False))
+        if region is not None:
+            lent.append((param, "effective_region_mask", region))
+        return lent
+
+    def _reference(self, rows: int) -> Lent:
+        """The same picture for every patch: the extension has made as many of it as the base image's calls had rows."""
+        latent = self.param.used_hint_cond_latent
+        whole = [(self.param, "used_hint_cond", self.param.hint_cond)]
+        return (
+            whole
+            if latent is None
+            else [*whole, (self.param, "used_hint_cond_latent", latent[:1].expand(rows, -1, -1, -1))]
+        )
+
+
+class ControlNet:
+    """The units of one batch, for its phases. tell: given what a user should know. encode: the host's VAE."""
+
+    def __init__(self, p: Any, plan: Plan, tell: Callable[[str], None], encode: Encode):
+        self.p, self.plan, self.tell, self.encode = p, plan, tell, encode
+        self.script = script_of(p)
+        self.network = self.script.latest_network if self.script else None
+        self.pairs = list(zip(self.network.control_params, self.script.enabled_units)) if self.script else []
+        self.units: list[Unit] = []
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """What the extension calls beside the UNet."""
+        models = [param.control_model for param, _ in self.pairs]
+        return [model for model in models if isinstance(model, torch.nn.Module)]
+
+    def mark(self, p: Any) -> None:
+        """Tells the extension which of the phases' prompts are negative, as it tells itself of the base image's."""
+        if self.network is not None:
+            mark = type(self.network).hook.__globals__["mark_prompt_context"]
+            mark(p.c, True)
+            mark(p.uc, False)
+
+    def first(self) -> contextlib.AbstractContextManager[None]:
+        """While phase 1 is drawn: without the units that are for the phases alone."""
+        return lending(self._without(PHASES_ONLY))
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """While a phase is drawn."""
+        drawing = [(i, pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
+        try:
+            self.units = [self._unit(i, param, unit, phase) for i, (param, unit) in drawing]
+            with lending(self._without(BASE_ONLY) + self._regions(phase)):
+                yield
+        finally:
+            self.units = []
+
+    @contextlib.contextmanager
+    def following(self, now: Looking) -> Iterator[None]:
+        """While the model is called."""
+        if self.network is None:
+            yield
+            return
+        share = min(1.0, max(0.0, 1 - now.t / LAST_T))
+        lent: Lent = [(self.network.model, "current_sampling_percent", share)]
+        for unit in self.units:
+            param = unit.param
+            stopped = not param.start_guidance_percent <= share <= param.stop_guidance_percent
+            lent += [(param, "guidance_stopped", stopped), *([] if stopped else unit.lent(now))]
+        with lending(lent):
+            yield
+
+    def _without(self, option: str) -> Lent:
+        """What leaves out the units that have this option."""
+        out = [param for param, unit in self.pairs if option_of(unit) == option]
+        lent: Lent = []
+        for param in out:
+            if kind_name(param) == "IPAdapter":
+                lent.append((param.control_model, "weight", 0.0))
+            if kind_name(param) == "Controlllite":
+                lent += [(module, "forward", nothing) for module in param.control_model.modules.values()]
+        if out:
+            left = [param for param, _ in self.pairs if not any(param is one for one in out)]
+            lent.append((self.network, "control_params", left))
+        return lent
+
+    def _unit(self, index: int, param: Any, unit: Any, phase: Phase) -> Unit:
+        base, name = getattr(param, "hint_cond", None), kind_name(param)
+        if name not in MAPPED or not isinstance(base, torch.Tensor) or base.ndim != 4:
+            return Unit(param)
+        if len(base) not in (1, self.plan.images):
+            self.tell(
+                f"ControlNet's unit {index + 1} has {len(base)} maps for {self.plan.images} pictures and is left out of the phases"
+            )
+            return Unit(param)
+        kind = SMOOTH if base.shape[1] > 3 else kind_of(base)
+        whole = self._map(index, param, unit, phase, kind).to(base)
+        made = Unit(param, Plane(whole, HOW[kind], HOW[LABELS] if base.shape[1] > 3 else ""))
+        module = str(unit.module)
+        if "colorfix" in module or "inpaint_only" in module:
+            made.latent = self._encoded(whole[:, :3] * 2 - 1)
+        if base.shape[1] == 4 and self._inpaints():
+            mask = whole[:, 3:].gt(0.5).to(whole)
+            hidden = self._encoded((whole[:, :3] * 2 - 1) * (1 - mask))
+            hidden.whole = torch.cat([F.max_pool2d(mask, LATENT_PX).to(hidden.whole), hidden.whole], dim=1)
+            made.inpainted = hidden
+        if param.effective_region_mask is not None:
+            made.region = self._region(param.effective_region_mask, phase)
+        return made
+
+    def _inpaints(self) -> bool:
+        return bool(self.network.model.input_blocks[0][0].in_channels == 9)
+
+    def _encoded(self, pixels: torch.Tensor) -> Plane:
+        latent = torch.cat([self.encode(one[None]) for one in pixels])
+        return Plane(latent.to(devices.device, devices.dtype_unet), "cells")
+
+    def _map(self, index: int, param: Any, unit: Any, phase: Phase, kind: str) -> torch.Tensor:
+        """The unit's map in the phase's size: as the extension finds it, else the base image's own enlarged."""
+        whole_px, corner_px, size_px = self._sizes(phase)
+        try:
+            found = self._found(index, param, unit, phase, whole_px)
+        except Exception:
+            errors.report("DemoFusion: ControlNet found no map in the phase's size", exc_info=True)
+            found = None
+        if found is None or found.shape[1:] != (param.hint_cond.shape[1], *whole_px):
+            self.tell(f"the map of ControlNet's unit {index + 1} is enlarged from the base image's")
+            found = at_size(param.hint_cond, whole_px, kind)
+        return part_of(found, corner_px, size_px)
+
+    def _found(self, index: int, param: Any, unit: Any, phase: Phase, whole_px: tuple[int, int]) -> torch.Tensor | None:
+        """As the extension's `controlnet_main_entry` does it for the second pass of Hires. fix.
+
+        A resolution that it has found for the base image by itself (pixel-perfect) grows with the phase, as far as there is
+        more of the user's picture to be seen.
+        """
+        known = type(self.script).controlnet_main_entry.__globals__
+        if len(param.hint_cond) > 1 or "get_control" not in known or "Preprocessor" not in known:
+            return None
+        resolution = unit.processor_res
+        if unit.pixel_perfect:
+            shown = self.script.choose_input_image(self.p, unit, index)[0]
+            resolution = max(resolution, min(round(resolution * phase.scale), *shown.shape[:2]))
+        own: Lent = [(self.p, "height", whole_px[0]), (self.p, "width", whole_px[1])]
+        before = unit.pixel_perfect, unit.processor_res
+        unit.pixel_perfect, unit.processor_res = False, resolution
+        try:
+            with lending(own):
+                preprocessor = known["Preprocessor"].get_preprocessor(unit.module)
+                controls = known["get_control"](self.p, unit, index, param.control_model_type, preprocessor)[0]
+        finally:
+            unit.pixel_perfect, unit.processor_res = before
+        return controls[0] if len(controls) == 1 and isinstance(controls[0], torch.Tensor) else None
+
+    def _sizes(self, phase: Phase) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """In pixels, `(height, width)` each: of the base image before it is cropped, at the phase's scale; the corner of what is
+        left of it; and the phase's size."""
+        size = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
+        if self.plan.picture_lat is not None:
+            return size, (0, 0), size
+        axes = list(zip(self.plan.first_lat, self.plan.base_lat, size))
+        whole = [round(first * length / base / LATENT_PX) * LATENT_PX for first, base, length in axes]
+        corner = [
+            min(round((first - base) // 2 * length / base), full - length)
+            for (first, base, length), full in zip(axes, whole)
+        ]
+        return (whole[0], whole[1]), (corner[0], corner[1]), size
+
+    def _region(self, mask: torch.Tensor, phase: Phase) -> Plane:
+        whole_px, corner_px, size_px = self._sizes(phase)
+        return Plane(part_of(F.interpolate(mask, size=whole_px, mode="bilinear"), corner_px, size_px))
+
+    def _regions(self, phase: Phase) -> Lent:
+        """Masks of IP-Adapters, which count the tokens of the base image."""
+        lent: Lent = []
+        for param, _ in self.pairs:
+            mask = getattr(param, "effective_region_mask", None)
+            if kind_name(param) == "IPAdapter" and mask is not None:
+                lent.append((param.control_model, "apply_effective_region_mask", masking(self._region(mask, phase))))
+        return lent
+
+
+def nothing(*_: Any) -> float:
+    """In the place of what a unit adds."""
+    return 0.0
+
+
+def masking(region: Plane) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Of what is added to `(patches, tokens, width)` of an attention, that which lies in the region."""
+
+    def masked(out: torch.Tensor) -> torch.Tensor:
+        now = looking()
+        if now is None:
+            return out
+        height, width = now.shape_lat
+        rows = max(1, round(height * math.sqrt(out.shape[1] / (height * width))))
+        shares = F.interpolate(region.part(now).to(out), size=(rows, out.shape[1] // rows), mode="bilinear")
+        return out * shares.flatten(1)[..., None]
+
+    return masked
