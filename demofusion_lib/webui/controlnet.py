@@ -175,15 +175,18 @@ class ControlNet:
 
     def first(self) -> contextlib.AbstractContextManager[None]:
         """While phase 1 is drawn: without the units that are for the phases alone."""
-        return lending(self._without(PHASES_ONLY))
+        return lending(self._without([param for param, unit in self.pairs if option_of(unit) == PHASES_ONLY]))
 
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """While a phase is drawn."""
-        drawing = [(i, pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
+        drawing = [(i, *pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
         try:
-            self.units = [self._unit(i, param, unit, phase) for i, (param, unit) in drawing]
-            with lending(self._without(BASE_ONLY) + self._regions(phase)):
+            units = [self._unit(*each, phase) for each in drawing]
+            self.units = [unit for unit in units if unit is not None]
+            drawn = [unit.param for unit in self.units]
+            out = [param for param, _ in self.pairs if not any(param is one for one in drawn)]
+            with lending(self._without(out) + self._regions(phase)):
                 yield
         finally:
             self.units = []
@@ -203,9 +206,8 @@ class ControlNet:
         with lending(lent):
             yield
 
-    def _without(self, option: str) -> Lent:
-        """What leaves out the units that have this option."""
-        out = [param for param, unit in self.pairs if option_of(unit) == option]
+    def _without(self, out: Sequence[Any]) -> Lent:
+        """What leaves units out."""
         lent: Lent = []
         for param in out:
             if kind_name(param) == "IPAdapter":
@@ -217,7 +219,8 @@ class ControlNet:
             lent.append((self.network, "control_params", left))
         return lent
 
-    def _unit(self, index: int, param: Any, unit: Any, phase: Phase) -> Unit:
+    def _unit(self, index: int, param: Any, unit: Any, phase: Phase) -> Unit | None:
+        """None of one that can't take part."""
         base, name = getattr(param, "hint_cond", None), kind_name(param)
         if name not in MAPPED or not isinstance(base, torch.Tensor) or base.ndim != 4:
             return Unit(param)
@@ -225,7 +228,7 @@ class ControlNet:
             self.tell(
                 f"ControlNet's unit {index + 1} has {len(base)} maps for {self.plan.images} pictures and is left out of the phases"
             )
-            return Unit(param)
+            return None
         kind = SMOOTH if base.shape[1] > 3 else kind_of(base)
         whole = self._map(index, param, unit, phase, kind).to(base)
         made = Unit(param, Plane(whole, HOW[kind], HOW[LABELS] if base.shape[1] > 3 else ""))
@@ -242,7 +245,7 @@ class ControlNet:
         return made
 
     def _inpaints(self) -> bool:
-        return bool(self.network.model.input_blocks[0][0].in_channels == 9)
+        return getattr(self.p.sd_model.model, "conditioning_key", None) in ("hybrid", "concat")
 
     def _encoded(self, pixels: torch.Tensor) -> Plane:
         latent = torch.cat([self.encode(one[None]) for one in pixels])

@@ -21,7 +21,7 @@ from .small_vae import begun, vae  # noqa: F401: fixtures
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-OURS = {"modules", "tiny_models", "witness", "by_hand", "cv2"}
+OURS = {"modules", "tiny_models", "witness", "by_hand", "controlling", "cv2"}
 
 
 def forget_modules() -> None:
