@@ -89,7 +89,7 @@ def adapter(unet: Any, sdxl: bool) -> dict[str, torch.Tensor]:
     model = own("adapter").Adapter(
         cin=768 if sdxl else 192, channels=channels, nums_rb=2, ksize=1, sk=True, use_conv=False, is_sdxl=sdxl
     )
-    return model.state_dict()
+    return {key: value * 1.5 for key, value in model.state_dict().items()}
 
 
 def lllite(unet: Any) -> dict[str, torch.Tensor]:
@@ -98,5 +98,5 @@ def lllite(unet: Any) -> dict[str, torch.Tensor]:
     name = "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
     module = own("controlnet_lllite").LLLiteModule(name, False, block.in_features, 2, 16, 16)
     for key, value in module.state_dict().items():
-        states[f"{name}.{key}"] = value * 3
+        states[f"{name}.{key}"] = value * 6
     return states
