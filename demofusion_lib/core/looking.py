@@ -92,8 +92,10 @@ class Looking:
 
     def some(self, chosen: Sequence[int]) -> Looking:
         """Of the patches with these numbers, which are given to the model in a call of their own."""
-        rows, images, negative = ([each[i] for i in chosen] for each in (self.rows, self.images, self.negative))
-        return replace(self, rows=rows, images=images, negative=negative, views=[self.views[i] for i in chosen])
+        return replace(
+            self, rows=[self.rows[i] for i in chosen], images=[self.images[i] for i in chosen],
+            negative=[self.negative[i] for i in chosen], views=[self.views[i] for i in chosen],
+        )  # fmt: skip
 
     def cut(self, plane: torch.Tensor, at: Sequence[int] | None = None, how: str = "cells") -> torch.Tensor:
         """The part of a plane that belongs to each patch, `(patches, channels, k * height, k * width)`.

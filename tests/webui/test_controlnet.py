@@ -290,3 +290,10 @@ def test_without_units_nothing_is_touched(host, cn):
     plain = host.txt2img(LOCAL)
     outcome = host.txt2img(LOCAL, scripts=(cn.Script(host),))
     assert torch.equal(plain.latents[-1], outcome.latents[-1]) and outcome.infotext == plain.infotext
+
+
+def test_prompts_for_parts_of_the_picture_are_asked_with_their_own_map(host, cn):
+    """A long one makes calls of its own."""
+    regions = [{"prompt": "sea " * 90, "box": [0, 0, 0.5, 0.5]}, {"prompt": "sky", "box": [0.25, 0.5, 1, 1]}]
+    found, *_ = added(host, cn, [{}], {**LOCAL, "regions": regions}, batch_size=2)
+    assert near(found, cn.linear(cn.picture(*SQUARE)).expand_as(found))
