@@ -28,7 +28,7 @@ FOR_EVER = timedelta(days=7)
 RISES = 1.25
 """By how much at once a rank is taken to be slower than it was. It is believed to be faster at once: what else a machine has
 to do only ever makes it slower."""
-FORGETS = 0.98
+FORGETS = 0.9
 """What becomes of the time that a rank is said to take where it is given nothing: it shall not stay without work for ever."""
 Made = TypeVar("Made")
 
@@ -43,7 +43,7 @@ class Ranks(Share):
     asked: whether its user wants the run to end: all ranks then raise KeyboardInterrupt where they next meet. heeds: or not.
     on_others: told how many rows other ranks have evaluated.
     rows: how many the model was given by each rank. broken: why nothing can be shared any more, or None. unlike: whether
-    the ranks' devices are of more than one kind.
+    the ranks' devices are of more than one kind. beside: how many of them are on this rank's machine, itself too.
     """
 
     alone = False
@@ -54,7 +54,7 @@ class Ranks(Share):
             self.members, backend="gloo", timeout=FOR_EVER, use_local_synchronization=group is not None
         )
         self.rank, self.ranks = dist.get_rank(control), dist.get_world_size(control)
-        self.device, self.unlike = torch.device("cpu"), False
+        self.device, self.unlike, self.beside = torch.device("cpu"), False, 1
         self.beats = Beats(store, self.rank, self.ranks)
         self.wire = Wire(control, lambda: self.beats.lost)
         self.asked: Callable[[], bool] = lambda: False
@@ -63,6 +63,7 @@ class Ranks(Share):
         self.broken: str | None = None
         self.rows = [0] * self.ranks
         self.seconds: list[float | None] = [None] * self.ranks
+        self.warm: set[int] = set()
         self.turn = 0
         self._agreed: BaseException | None = None
         self.beats.begin()
@@ -72,6 +73,8 @@ class Ranks(Share):
         """device: this rank's. Raises ValueError for ranks that can't draw one picture."""
         kinds = [(word.text, word.value) for word in self.meet("kinds", value=number(kind(device)), text=device.type)]
         places = {word.value for word in self.meet("places", value=number(place(device)))}
+        machines = [word.value for word in self.meet("machines", value=number(platform.node()))]
+        self.beside = machines.count(machines[self.rank])
         types = sorted({text for text, _ in kinds})
         if len(types) > 1:
             raise ValueError(f"the ranks' devices are {' and '.join(types)}, allowed: all of one kind")
@@ -122,6 +125,9 @@ class Ranks(Share):
             if word.cost == 0:
                 self.seconds[rank] = None if known is None else known * FORGETS
                 continue
+            if rank not in self.warm:  # the first call prepares what the next ones find
+                self.warm.add(rank)
+                continue
             found = max(word.seconds, 1e-9) / word.cost
             self.seconds[rank] = found if known is None else min(found, known * RISES)
         others = sum(word.rows for rank, word in enumerate(words) if rank != self.rank)
@@ -150,6 +156,20 @@ class Ranks(Share):
 
     def least(self, value: int) -> int:
         return min(word.value for word in self.meet("least", value=value))
+
+    def swap(self, to: Sequence[tuple[int, torch.Tensor]], of: Sequence[tuple[int, torch.Tensor]]) -> None:
+        """Sends values to ranks, and writes what they send into the tensors `of`. Every rank calls it, and knows of all."""
+        self._guarded(lambda: self.wire.swap(to, of))
+
+    def lists(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's float64 `(n, columns)` on the CPU, one below the other; those of no rows may have any columns."""
+        words = self.meet("lists", value=len(values), rows=0, cost=0.0)
+        lengths = [word.value for word in words]
+        columns = -self.least(-values.shape[1])
+        padded = torch.zeros(max(lengths), columns, dtype=torch.float64)
+        padded[: len(values)] = values if len(values) else padded[:0]
+        gathered = self._guarded(lambda: self.wire.gather_words(padded))
+        return torch.cat([one[:length] for one, length in zip(gathered, lengths)])
 
     def agree_(self, x: torch.Tensor) -> None:
         """The first rank's, where the ranks are unlike."""

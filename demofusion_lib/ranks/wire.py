@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,18 +80,36 @@ class Wire:
         self._do(lambda: dist.broadcast(flat, dist.get_global_rank(self.data, source), group=self.data, async_op=True))
         return flat.view(values.dtype).view(values.shape).to(values.device)
 
-    def swap(self, to: list[tuple[int, torch.Tensor]], of: list[tuple[int, torch.Tensor]]) -> None:
-        """Sends values to ranks and takes others from them, on their way at once; `of` are written to. All contiguous, where
-        tensors go through `data`."""
-        if not to and not of:
+    def gather_words(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Everybody's values on the CPU, of one shape."""
+        return self._gathered(values, self.control)
+
+    def swap(self, to: Sequence[tuple[int, torch.Tensor]], of: Sequence[tuple[int, torch.Tensor]]) -> None:
+        """Sends values to ranks and writes theirs into the tensors `of`; all contiguous, and on their way at once."""
+        coming = [(rank, self._there(torch.empty_like(values))) for rank, values in of]
+        going = [(rank, self._there(values)) for rank, values in to]
+        if not coming and not going:
             return
-        works = [
-            *(dist.irecv(values, dist.get_global_rank(self.data, rank), group=self.data) for rank, values in of),
-            *(dist.isend(values, dist.get_global_rank(self.data, rank), group=self.data) for rank, values in to),
-        ]
         self._count(sum(nbytes(values) for _, values in to), sum(nbytes(values) for _, values in of))
-        for work in works:
-            self._do(lambda work=work: work)  # type: ignore[misc]
+        if self.on_device:  # in one go, else sends that wait for each other stand in each other's way
+            operations = [dist.P2POp(dist.irecv, values, self._global(rank), self.data) for rank, values in coming]
+            operations += [dist.P2POp(dist.isend, values, self._global(rank), self.data) for rank, values in going]
+            begin: Any = dist.batch_isend_irecv
+            works = list(begin(operations))
+        else:
+            works = [dist.irecv(values, self._global(rank), group=self.data) for rank, values in coming]
+            works += [dist.isend(values, self._global(rank), group=self.data) for rank, values in going]
+        self._wait(All(works) if self.on_device else Waited(works))
+        for (_, values), (_, target) in zip(coming, of):
+            target.view(-1).view(torch.uint8).copy_(values)
+
+    def _there(self, values: torch.Tensor) -> torch.Tensor:
+        """Its bytes where they go from or come to."""
+        flat = values.view(-1).view(torch.uint8)
+        return flat if self.on_device else flat.cpu()
+
+    def _global(self, rank: int) -> int:
+        return dist.get_global_rank(self.data, rank)
 
     def _gathered(self, values: torch.Tensor, group: Any) -> list[torch.Tensor]:
         found = [torch.empty_like(values) for _ in range(self.ranks)]
@@ -107,18 +126,64 @@ class Wire:
         """Raises RankLost."""
         try:
             work = begin()
-            looks = 0
-            while not work.is_completed():
-                lost = self.lost()
-                if lost is not None:
-                    raise RankLost(lost)
-                looks += 1
-                time.sleep(0 if looks < SPIN else LONGEST_PAUSE)
+        except RuntimeError as error:
+            raise gone(error) from error
+        self._wait(work)
+
+    def _wait(self, work: Any) -> None:
+        looks = 0
+        while not work.is_completed():
+            lost = self.lost()
+            if lost is not None:
+                raise RankLost(lost)
+            looks += 1
+            time.sleep(0 if looks < SPIN else LONGEST_PAUSE)
+        try:
             work.wait()
         except RuntimeError as error:
-            if isinstance(error, RankLost):
-                raise
-            raise RankLost(f"a rank has gone ({(str(error).splitlines() or ['no reason'])[0][:120]})") from error
+            raise gone(error) from error
+
+
+class All:
+    """Several works as one."""
+
+    def __init__(self, works: Sequence[Any]):
+        self.works = works
+
+    def is_completed(self) -> bool:
+        return all(work.is_completed() for work in self.works)
+
+    def wait(self) -> None:
+        for work in self.works:
+            work.wait()
+
+
+class Waited(All):
+    """Of sends and receipts of gloo's, which don't tell before they are waited for: a thread does."""
+
+    def __init__(self, works: Sequence[Any]):
+        super().__init__(works)
+        self.error: RuntimeError | None = None
+        self.thread = threading.Thread(target=self._run, name="swap", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            super().wait()
+        except RuntimeError as error:
+            self.error = error
+
+    def is_completed(self) -> bool:
+        return not self.thread.is_alive()
+
+    def wait(self) -> None:
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+
+
+def gone(error: RuntimeError) -> RankLost:
+    return RankLost(f"a rank has gone ({(str(error).splitlines() or ['no reason'])[0][:120]})")
 
 
 def nbytes(values: torch.Tensor) -> int:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from .. import vae
 from ..memory import giving_back
+from ..params import LATENT_PX
 from .errors import first_line
-from .models import Model
+from .models import LATENT_CHANNELS, Model
 
 BAND_PX = 512  # rows of a picture that are made bytes at once
 HOST = "host"
@@ -38,6 +39,7 @@ class Way:
     mode: the setting `vae`; `host` for diffusers' own decoder in one piece. tell: given what a user should know.
     on_tile: told `(done, total)` after each tile. folder: where layers may be laid as files; the system's if it is gone.
     finish: what becomes of a decoded picture `(1, 3, height, width)` in [-1, 1] before `decode` makes it bytes.
+    sharing: several processes that all code it.
     """
 
     mode: str = HOST
@@ -45,6 +47,7 @@ class Way:
     on_tile: Callable[[int, int], None] | None = None
     folder: Path | None = None
     finish: Finish = as_it_is
+    sharing: vae.Sharing | None = None
 
 
 UNDIVIDED = Way()
@@ -103,14 +106,27 @@ def _mean(model: Model, pixels: torch.Tensor, way: Way, dtype: torch.dtype | Non
             moments = vae.encode(
                 model.vae, pixels, mode=way.mode, dtype=dtype, memory=_memory(model, way.folder),
                 on_tile=giving_back(way.on_tile), told=lambda plan: _told(plan, way), out_device=model.device,
+                sharing=way.sharing,
             )  # fmt: skip
             return moments.chunk(2, dim=1)[0]
         except vae.Unreadable as error:
             way.tell(f"encoded in one piece by diffusers, as the VAE can't be read ({first_line(error)})")
     if dtype is not None:
         model.vae.to(dtype=dtype)
-    mean: torch.Tensor = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist.mean
-    return mean
+
+    def mean() -> torch.Tensor:
+        found: torch.Tensor = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist.mean
+        return found
+
+    height, width = (side // LATENT_PX for side in pixels.shape[-2:])
+    return _by_one(
+        mean, way, lambda: pixels.new_empty(len(pixels), LATENT_CHANNELS, height, width, dtype=model.vae.dtype)
+    )
+
+
+def _by_one(make: Callable[[], torch.Tensor], way: Way, like: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What can't be divided, by the first of several processes. like: of its shape, type and device."""
+    return make() if way.sharing is None else way.sharing.made_once(make, like())
 
 
 class NotFinitePixels(ValueError):
@@ -126,14 +142,19 @@ def _pixels(model: Model, latent: torch.Tensor, way: Way, dtype: torch.dtype | N
         try:
             return vae.decode(
                 model.vae, model.unscaled(latent, dtype), mode=way.mode, dtype=dtype, memory=_memory(model, way.folder),
-                on_tile=giving_back(way.on_tile), told=lambda plan: _told(plan, way),
+                on_tile=giving_back(way.on_tile), told=lambda plan: _told(plan, way), sharing=way.sharing,
             )  # fmt: skip
         except vae.Unreadable as error:
             way.tell(f"decoded in one piece by diffusers, as the VAE can't be read ({first_line(error)})")
     if dtype is not None:
         model.vae.to(dtype=dtype)  # and it stays so: what overflowed once does again
-    pixels: torch.Tensor = model.vae.decode(model.unscaled(latent), return_dict=False)[0]
-    return pixels
+
+    def pixels() -> torch.Tensor:
+        found: torch.Tensor = model.vae.decode(model.unscaled(latent), return_dict=False)[0]
+        return found
+
+    height, width = (side * LATENT_PX for side in latent.shape[-2:])
+    return _by_one(pixels, way, lambda: latent.new_empty(len(latent), 3, height, width, dtype=model.vae.dtype))
 
 
 def _memory(model: Model, folder: Path | None) -> vae.Memory:

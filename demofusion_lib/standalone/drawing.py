@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -227,10 +227,7 @@ class Drawing:
     def _given(self, picture: torch.Tensor) -> Finished:
         """The picture in place of phase 1."""
         begun = perf_counter()
-        height, width = self.plan.first_lat
-        like = torch.empty(1, LATENT_CHANNELS, height, width, device=self.model.device)
-        latent = self._once(lambda: latent_of(self.model, picture, self._way), like)
-        latent = latent.repeat(len(self.order.seeds), 1, 1, 1)
+        latent = latent_of(self.model, picture, self._way).repeat(len(self.order.seeds), 1, 1, 1)
         return Finished(1, latent, 0, perf_counter() - begun, statistics(latent), picture)
 
     def _enlarged(self, picture: torch.Tensor) -> Iterator[Finished]:
@@ -261,7 +258,7 @@ class Drawing:
 
     @property
     def _way(self) -> Way:
-        return self.way or Way(self.order.params.vae)
+        return replace(self.way or Way(self.order.params.vae), sharing=self.ranks)
 
     def _enlarge(self, first: Finished) -> Enlarge:
         def decode(latent: torch.Tensor) -> torch.Tensor:
@@ -271,19 +268,8 @@ class Drawing:
             return latent_of(self.model, pixels, self._way)
 
         if first.picture is None:
-            enlarge = self.plan.enlarge(decode, encode)
-        else:
-            enlarge = self.plan.enlarge_picture(decode, encode, first.latent, first.picture)
-
-        def once(latent: torch.Tensor, height_lat: int, width_lat: int) -> torch.Tensor:
-            like = latent.new_empty(*latent.shape[:2], height_lat, width_lat)
-            return self._once(lambda: enlarge(latent, height_lat, width_lat), like)
-
-        return once
-
-    def _once(self, make: Callable[[], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """What one process makes for all that draw; `like` is of its shape and type."""
-        return make() if self.ranks is None else self.ranks.made_once(make, like)
+            return self.plan.enlarge(decode, encode)
+        return self.plan.enlarge_picture(decode, encode, first.latent, first.picture)
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         noise = self._noise(phase.height_lat, phase.width_lat, phase.number)

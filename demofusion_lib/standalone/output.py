@@ -16,6 +16,7 @@ from .errors import Unwritten, told
 from .files import FINAL, copy, infotext, save
 from .folders import reason
 from .keeping import Keeper
+from .ranks import together
 from .stops import Stops
 from .telling import complain
 
@@ -145,10 +146,9 @@ class Output:
     def _images(self, phase: Finished) -> list[Image]:
         if phase.picture is not None:
             return [to_image(one) for one in phase.picture]
-        way, ranks = replace(self.way(self.on_tile), finish=self.drawing.held), self.drawing.ranks
-        if ranks is None:
-            return decode(self.drawing.model, phase.latent, way)
-        return ranks.first_does(lambda: decode(self.drawing.model, phase.latent, way)) or []
+        ranks = self.drawing.ranks
+        way = replace(self.way(self.on_tile), finish=self.drawing.held, sharing=ranks)
+        return together(ranks, lambda: decode(self.drawing.model, phase.latent, way))
 
     def _put(self, path: Path, write: Callable[[], None]) -> None:
         ranks = self.drawing.ranks

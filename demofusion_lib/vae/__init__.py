@@ -4,6 +4,7 @@ from .coding import MODES, TILE_LAT, chosen, decode, encode, peak_bytes
 from .errors import NoRoom, NotFinite, Unreadable
 from .memory import Memory
 from .planning import Plan
+from .sharing import Sharing
 
 __all__ = [
     "MODES",
@@ -12,6 +13,7 @@ __all__ = [
     "NoRoom",
     "NotFinite",
     "Plan",
+    "Sharing",
     "Unreadable",
     "chosen",
     "decode",

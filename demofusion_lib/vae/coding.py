@@ -19,6 +19,7 @@ from .program import Program
 from .progress import Progress
 from .reading import is_offloaded, read_decoder, read_encoder
 from .running import follow, stretches
+from .sharing import Sharing
 
 MODES = ("auto", "exact", "estimated")
 TILE_LAT = 64
@@ -38,6 +39,7 @@ def decode(
     dtype: torch.dtype | None = None,
     fallback: torch.dtype | None = None,
     out_device: torch.device | str = "cpu",
+    sharing: Sharing | None = None,
 ) -> torch.Tensor:
     """The picture `(batch, 3, 8h, 8w)` of a latent `(batch, 4, h, w)` in the VAE's own scale: `vae.decode`, by tiles.
 
@@ -53,6 +55,7 @@ def decode(
     dtype: precision to compute in, without changing the module; the weights' own if None.
     fallback: precision to begin anew in, once, where values are not finite.
     out_device: where the picture lies, in the precision that it was computed in.
+    sharing: several processes that decode it together and all get it: bit for bit what one gets, where it is exact.
 
     Raises Unreadable for a module that can't be read, ValueError for a value outside its range, NoRoom where an exact
     decode would fit nowhere, NotFinite, OSError for a full disk.
@@ -60,7 +63,10 @@ def decode(
     _check(latent, mode, tile_lat)
     whole_at_device(vae)
     return _run(
-        read_decoder(vae), latent, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share), fallback
+        read_decoder(vae),
+        latent,
+        Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share, sharing),
+        fallback,
     )
 
 
@@ -77,6 +83,7 @@ def encode(
     dtype: torch.dtype | None = None,
     fallback: torch.dtype | None = None,
     out_device: torch.device | str = "cpu",
+    sharing: Sharing | None = None,
 ) -> torch.Tensor:
     """The moments `(batch, 2 * 4, h, w)`, mean and log variance, of an image `(batch, 3, 8h, 8w)` in [-1, 1].
 
@@ -85,7 +92,10 @@ def encode(
     _check(image, mode, tile_lat)
     whole_at_device(vae)
     return _run(
-        read_encoder(vae), image, Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share), fallback
+        read_encoder(vae),
+        image,
+        Options(mode, tile_lat, memory, on_tile, told, dtype, out_device, on_share, sharing),
+        fallback,
     )
 
 
@@ -124,6 +134,7 @@ class Options:
     dtype: torch.dtype | None
     out_device: torch.device | str
     on_share: Callable[[float], None] | None = None
+    sharing: Sharing | None = None
 
 
 def _run(program: Program, given: torch.Tensor, options: Options, fallback: torch.dtype | None) -> torch.Tensor:
@@ -140,14 +151,14 @@ def _run(program: Program, given: torch.Tensor, options: Options, fallback: torc
 def _run_once(program: Program, given: torch.Tensor, options: Options) -> torch.Tensor:
     """The best plan, and the next best one where memory turns out to be short of what the plan reckoned with."""
     job = _job(program, given.shape[2:], options.tile_lat, options.dtype)
-    memory = options.memory or Memory.find(program.device)
+    memory = of_all(options.memory or Memory.find(program.device), options.sharing)
     short: RuntimeError | None = None
     for plan in plans(job, options.mode, memory, answer_bytes(job, given.shape[0])):
         if options.told is not None:
             options.told(plan)
         try:
             with torch.no_grad(), without_autocast(program.device):
-                return _follow(plan, job, given, options, memory.folder)
+                return _followed(plan, job, given, options, memory.folder)
         except RuntimeError as error:
             if not lacks_memory(error):
                 raise
@@ -160,12 +171,30 @@ def _job(program: Program, size: Sequence[int], tile_lat: int, dtype: torch.dtyp
     return Job(program, height, width, program.dtype(dtype), program.tile_values(tile_lat))
 
 
+def of_all(memory: Memory, sharing: Sharing | None) -> Memory:
+    """What every one of several processes has, so that they plan alike."""
+    if sharing is None:
+        return memory
+    device, host, disk = (sharing.least(free) for free in (memory.device, memory.host // sharing.beside, memory.disk))
+    folder = memory.folder if sharing.least(int(bool(memory.folder))) else ""
+    return replace(memory, device=device, host=host, disk=disk // sharing.beside, folder=folder)
+
+
+def _followed(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder: str) -> torch.Tensor:
+    """Of several processes the first alone estimates, for all."""
+    if options.sharing is None or plan.mode == "exact":
+        return _follow(plan, job, given, options, folder)
+    like = new_answer(given.shape[0], job.shapes[-1], job.dtype, options.out_device)
+    alone = replace(options, sharing=None)
+    return options.sharing.made_once(lambda: _follow(plan, job, given, alone, folder), like)
+
+
 def _follow(plan: Plan, job: Job, given: torch.Tensor, options: Options, folder: str) -> torch.Tensor:
     answer = new_answer(given.shape[0], job.shapes[-1], job.dtype, options.out_device)
     progress = Progress(stretches(plan, job), given.shape[0], options.on_tile, job.program.device, options.on_share)
     for picture, target in zip(given, answer):
         with opened(plan.store, job.program.device, folder) as store:
-            run = Exact(store, progress, job.values, options.dtype)
+            run = Exact(store, progress, job.values, options.dtype, sharing=options.sharing)
             run.planes["x"] = Given(picture, job.dtype, job.program.device)
             follow(plan, job, run, Answer(target))
     return answer
@@ -176,6 +205,7 @@ def lacks_memory(error: RuntimeError) -> bool:
         isinstance(error, torch.cuda.OutOfMemoryError)
         or "not enough memory" in str(error)
         or "can't allocate" in str(error)
+        or str(error).startswith("out of memory")  # another process's, which shares this one's work
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from .attention import Softmax, attended, key_value
 from .errors import NotFinite
-from .layers import convolved, readied_step, ready, swept, tile_input
+from .layers import convolved, input_range, pieces, readied_step, ready, swept, tile_input
 from .planes import Answer, Given, Plane, Store
-from .program import Attend, Shape, Step, Sweep, shape_after
+from .program import Attend, Conv, Shape, Step, Sweep, shape_after
 from .progress import Progress, Stretch
+from .sharing import Rows, Sharing, divided, hand_over, rows_of
 from .statistics import Affine, Gathered, Moments
 from .tiles import Tile, cut
 
@@ -55,6 +57,7 @@ class Exact:
     """Runs steps on one picture. values: how many a tile may have. answer: what the last step writes to.
 
     moments: of the plane that the next step reads, where it normalises it.
+    sharing: several processes do it, each its rows of tiles. held: of each plane, which rows each rank has.
     """
 
     store: Store
@@ -63,6 +66,8 @@ class Exact:
     dtype: torch.dtype | None
     moments: Moments | None = None
     planes: dict[str, Plane | Given] = field(default_factory=dict)
+    sharing: Sharing | None = None
+    held: dict[str, list[Rows]] = field(default_factory=dict)
 
     def run(self, steps: tuple[Step, ...], after: Step | None, answer: Answer | None) -> None:
         """after: the step that follows the last one, if any; its norm's statistics are gathered."""
@@ -72,7 +77,7 @@ class Exact:
                 self._attend(step, gathered)
             else:
                 self._sweep(step, gathered, answer if following is None else None)
-            self.moments = None if gathered is None else gathered.merged(step.name)
+            self.moments = None if gathered is None else gathered.merged(step.name, self.sharing)
 
     def _affine(self, step: Step) -> Affine | None:
         if step.norm is None:
@@ -91,19 +96,63 @@ class Exact:
         writable = answer or target
         assert writable is not None
         finite = torch.ones((), dtype=torch.bool, device=step.conv.weight.device)
-        for tile in tiles:
-            made = swept(step, source, x, tile, affine)
-            if gathered is not None:
-                gathered.add(made)
-            if answer is not None:
-                finite &= made.isfinite().all()
-            writable.write(tile, made)
-            del made
-            self.progress.tile()
-        if not finite:
+        parts = self._parts(tiles)
+        self._bring(step.source, self._reached(step.conv, step.up, source.shape.height, rows_of(tiles, parts)))
+        if step.adds:
+            self._bring("x", [[rows] for rows in rows_of(tiles, parts)])
+
+        def work() -> None:
+            for number, tile in enumerate(tiles):
+                if self._mine(number, parts):
+                    made = swept(step, source, x, tile, affine)
+                    if gathered is not None:
+                        gathered.add(made)
+                    if answer is not None:
+                        finite.logical_and_(made.isfinite().all())
+                    writable.write(tile, made)
+                    del made
+                self.progress.tile()
+
+        self._do(work)
+        if not (bool(finite) if self.sharing is None else self.sharing.least(int(finite))):
             raise NotFinite(step.name)
+        if self.sharing is not None:
+            rows = rows_of(tiles, parts)
+            if answer is not None:
+                whole: list[list[Rows]] = [[(0, shape.height)]] * self.sharing.ranks
+                hand_over(self.sharing, answer, whole, rows, step.conv.weight)
+            self.held[step.target] = rows
         if target is not None:
             self._settle(step, target, own)
+
+    def _parts(self, tiles: list[Tile]) -> list[tuple[int, int]]:
+        return [(0, len(tiles))] if self.sharing is None else divided(tiles, self.sharing.speeds)
+
+    def _mine(self, number: int, parts: list[tuple[int, int]]) -> bool:
+        first, last = parts[0 if self.sharing is None else self.sharing.rank]
+        return first <= number < last
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self.sharing is None:
+            work()
+        else:
+            self.sharing.together(work, "tiles")
+
+    def _bring(self, name: str, wanted: list[list[Rows]]) -> None:
+        """What ranks lack of a plane for their next tiles."""
+        plane = self.planes[name]
+        if self.sharing is not None and not isinstance(plane, Given):
+            like = torch.empty(0, dtype=plane.dtype, device=self.store.device)
+            hand_over(self.sharing, plane, wanted, self.held[name], like)
+
+    @staticmethod
+    def _reached(conv: Conv, up: int, height: int, made: list[Rows]) -> list[list[Rows]]:
+        """The rows of a plane of `height` that each rank makes its own of."""
+        found = []
+        for low, high in made:
+            parts = pieces(*input_range(conv, low, high), height * up, conv.wraps) if high > low else []
+            found.append([(part.low // up, -(-part.high // up)) for part in parts])
+        return found
 
     def _target(self, own: Plane | None, shape: Shape, dtype: torch.dtype) -> Plane:
         return own.narrowed(shape.channels) if own else self.store.new(shape, dtype)
@@ -130,21 +179,43 @@ class Exact:
         assert not isinstance(x, Given)
         keys = key_tiles(step, x.shape, self.values)
         pairs = self.store.new(x.shape._replace(channels=both.outputs), both.weight.dtype)
-        for tile in keys:
-            pairs.write(tile, convolved(tile_input(x, tile, both, 1, affine), both))
-            self.progress.tile()
-        pairs.flush()
-        for tile in query_tiles(step, x.shape, self.values):
-            softmax = Softmax.begun(step, tile_input(x, tile, step.q, 1, affine))
-            for key in keys:
-                softmax.add(step, pairs.read(key))
+        height = x.shape.height
+        parts = self._parts(keys)
+        self._bring("x", [[rows] for rows in rows_of(keys, parts)])
+
+        def lay() -> None:
+            for number, tile in enumerate(keys):
+                if self._mine(number, parts):
+                    pairs.write(tile, convolved(tile_input(x, tile, both, 1, affine), both))
                 self.progress.tile()
-            made = attended(step, softmax, x.read(tile))
-            del softmax
-            if gathered is not None:
-                gathered.add(made)
-            x.write(tile, made)
-            del made
+            pairs.flush()
+
+        self._do(lay)
+        if self.sharing is not None:
+            whole: list[list[Rows]] = [[(0, height)]] * self.sharing.ranks
+            hand_over(self.sharing, pairs, whole, rows_of(keys, parts), both.weight)
+        queries = query_tiles(step, x.shape, self.values)
+        asking = self._parts(queries)
+        self._bring("x", [[rows] for rows in rows_of(queries, asking)])
+
+        def ask() -> None:
+            for number, tile in enumerate(queries):
+                mine = self._mine(number, asking)
+                softmax = Softmax.begun(step, tile_input(x, tile, step.q, 1, affine)) if mine else None
+                for key in keys:
+                    if softmax is not None:
+                        softmax.add(step, pairs.read(key))
+                    self.progress.tile()
+                if softmax is not None:
+                    made = attended(step, softmax, x.read(tile))
+                    softmax = None
+                    if gathered is not None:
+                        gathered.add(made)
+                    x.write(tile, made)
+                    del made
+
+        self._do(ask)
+        self.held["x"] = rows_of(queries, asking)
         x.flush()
         self.store.drop(pairs)
 

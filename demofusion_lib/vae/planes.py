@@ -215,10 +215,14 @@ def new_answer(batch: int, shape: Shape, dtype: torch.dtype, device: torch.devic
 
 
 class Answer:
-    """The result, `(channels, height, width)`, wherever it is to lie: written alone."""
+    """The result, `(channels, height, width)`, wherever it is to lie: written, and read where processes hand it on."""
 
     def __init__(self, values: torch.Tensor):
         self.values = values.permute(1, 2, 0)
+        self.shape = Shape(*self.values.shape)
+
+    def read(self, tile: Tile) -> torch.Tensor:
+        return self.values[tile.top : tile.bottom, tile.left : tile.right]
 
     def write(self, tile: Tile, values: torch.Tensor) -> None:
         self.values[tile.top : tile.bottom, tile.left : tile.right] = values.to(self.values.device)

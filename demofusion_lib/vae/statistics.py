@@ -8,6 +8,7 @@ import torch
 
 from .errors import NotFinite
 from .program import Norm
+from .sharing import Sharing
 
 BLOCK = 1 << 18
 """Values reckoned at a time: few enough to stay in a processor's cache."""
@@ -64,17 +65,30 @@ class Gathered:
             self.squares.append((cells - mean).square_().sum(0))
             del cells  # before the next ones are made
 
-    def merged(self, layer: str) -> Moments:
-        """Counts, means and squared deviations of all tiles as one (Chan, Golub and LeVeque 1979). Raises NotFinite."""
-        counts = torch.tensor(self.counts, dtype=torch.float64)[:, None]
-        both = torch.stack([torch.stack(self.means), torch.stack(self.squares)]).cpu().double()
-        if not both.isfinite().all():
+    def merged(self, layer: str, sharing: Sharing | None = None) -> Moments:
+        """Counts, means and squared deviations of all tiles as one (Chan, Golub and LeVeque 1979). Raises NotFinite.
+
+        sharing: of several processes, each of which has gathered those of its own tiles.
+        """
+        counts, means, squares = self._listed() if sharing is None else self._of_all(sharing)
+        if not (means.isfinite().all() and squares.isfinite().all()):
             raise NotFinite(layer)
-        means, squares = both
         total = counts.sum()
         mean = (counts * means).sum(0) / total
         variance = (squares.sum(0) + (counts * (means - mean).square()).sum(0)) / total
         return Moments(mean, variance)
+
+    def _listed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        both = torch.stack([torch.stack(self.means), torch.stack(self.squares)]).cpu().double()
+        return torch.tensor(self.counts, dtype=torch.float64)[:, None], both[0], both[1]
+
+    def _of_all(self, sharing: Sharing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """In the order of the tiles, which is that of the ranks, so that the sums are one process's."""
+        own = torch.cat(self._listed(), 1) if self.means else torch.empty(0, 0, dtype=torch.float64)
+        every = sharing.lists(own)
+        channels = every.shape[1] // 2
+        counts, means, squares = torch.split(every, [1, channels, channels], 1)
+        return counts.contiguous(), means.contiguous(), squares.contiguous()
 
 
 @dataclass(frozen=True)
