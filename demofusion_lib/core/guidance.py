@@ -89,15 +89,15 @@ class Evaluation:
     """The same at the base's size."""
 
     def __call__(
-        self, x: torch.Tensor, first: int, skip: float, predict: Predict, *, rescue: Predict | None = None,
+        self, x: torch.Tensor, first: int | Sequence[int], skip: float, predict: Predict, *, rescue: Predict | None = None,
         low: Low, base_lat: tuple[int, int] | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """The answer to rows `first` and following; what else is as in `PhaseFusion`, but `low`.
+        """The answer to rows `first` and following, or to those that it lists; what else is as in `PhaseFusion`, but `low`.
 
         base_lat: the size `(height, width)` that `low` shrinks the latent to; None for its own. While the model is asked,
         `looking()` tells of what.
         """
-        rows = [(first + i) % len(self.owners) for i in range(len(x))]
+        rows = [(first + i) % len(self.owners) for i in range(len(x))] if isinstance(first, int) else first
         owners, shares = [self.owners[row] for row in rows], [self.shares[row] for row in rows]
         placed = [i for i, row in enumerate(rows) if row in self._placed]
         alike = self.guidance.alike(shares)

@@ -12,11 +12,15 @@ from .errors import Unreadable
 from .program import Attend, Conv, Norm, Program, Step, Sweep
 
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CLASSES = ("AutoencoderKL", "AutoencoderKLInferenceWrapper")  # the second: sgm's, with an `encode` that draws
+CLASSES = ("AutoencoderKL", "AutoencoderKLInferenceWrapper", "IntegratedAutoencoderKL")
+"""The second is sgm's, with an `encode` that draws; the third Forge's."""
 LDM_ATTENTION = ("AttnBlock", "MemoryEfficientAttnBlock")
 PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
 WRAPS = ("first_stage_model_encode_wrap", "first_stage_model_decode_wrap", "tiled_decode")
 """What may stand in the place of the module's own: the webui's, for --medvram, and our adapter there."""
+CASTING = ("ldm_patched.modules.ops", "backend.operations")
+CASTS = ("ldm_patched_cast_weights", "weight_function", "bias_function", "parameters_manual_cast")
+"""The modules that the layers of reForge and Forge come from, and what says that they change their weights."""
 PRE_HOOK = "send_me_to_gpu"  # likewise
 
 
@@ -304,4 +308,9 @@ def _sleeps(module: nn.Module) -> bool:
 
 
 def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
-    return isinstance(module, kind) and type(module).forward is kind.forward
+    return isinstance(module, kind) and (type(module).forward is kind.forward or _casts_nothing(module))
+
+
+def _casts_nothing(module: nn.Module) -> bool:
+    """One of the layers of Forge's family, which can change their weights on the way, and which changes nothing."""
+    return type(module).__module__ in CASTING and not any(getattr(module, name, None) for name in CASTS)

@@ -9,6 +9,7 @@ from typing import Any
 from modules import sd_models, shared
 
 from .options import NATIVE_SD1, NATIVE_SD2V, NATIVE_SDXL, Option
+from .parts import is_v
 from .standin import StandIn, loaded, standing_for
 
 
@@ -73,7 +74,7 @@ def same(one: Any, other: Any) -> bool:
 def family_of(model: Any) -> Family:
     if getattr(model, "is_sdxl", False):
         return SDXL
-    v_model = getattr(model, "parameterization", "eps") == "v"
+    v_model = is_v(model)
     return SD2V if v_model and getattr(model, "is_sd2", False) else SD1
 
 

@@ -11,7 +11,11 @@ from ..core import SOLVERS, degenerate_step, is_stochastic
 from ..params import BY_NAME, SAME, Params, SettingsError, quoted
 from .choices import AUTOMATIC, asking_in_phases, check_there
 from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
+from .parts import of_forge
 
+ADDED = ("AlterSampler",)
+"""The classes of Forge's family for samplers that it adds, which make schedules of their own whatever solver they run."""
+ALLOWED_MODELS = "allowed: SD 1.x, SD 2.x and SDXL checkpoints"
 MAX_STEPS = 1000
 """As many as a model has timesteps."""
 
@@ -19,7 +23,11 @@ MAX_STEPS = 1000
 def check_model(sd_model: Any, given: bool = False) -> None:
     """given: whether it is to draw from a picture. Raises SettingsError."""
     if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", 4) != 4:
-        raise SettingsError("the model is Stable Diffusion 3, allowed: SD 1.x, SD 2.x and SDXL checkpoints")
+        raise SettingsError(f"the model is Stable Diffusion 3, {ALLOWED_MODELS}")
+    if of_forge(sd_model) is not None and not any(
+        getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl")
+    ):
+        raise SettingsError(f"the model is a {type(sd_model).__name__}, {ALLOWED_MODELS}")
     told = _told_of_picture(sd_model) if given else ""
     if told:
         raise SettingsError(
@@ -116,4 +124,5 @@ def _mistakes_of_phases(asked: Any, params: Params) -> list[SettingsError]:
 def is_known(config: Any, sd_model: Any) -> bool:
     if getattr(sd_model, "is_sdxl", False) and config.options.get("no_sdxl", False):
         return False
-    return solver_name(made(config, sd_model)) in SOLVERS
+    sampler = made(config, sd_model)
+    return solver_name(sampler) in SOLVERS and type(sampler).__name__ not in ADDED

@@ -22,7 +22,9 @@ from modules import devices, shared
 from .. import vae
 from ..memory import giving_back
 from ..params import LATENT_PX
+from .forge import always_tiled, reckoned_by_tiles
 from .others import extension_of
+from .parts import scale_of, vae_of
 from .previews import FullPreviews
 from .progress import Progress
 
@@ -155,18 +157,24 @@ def tiled(
     """Puts a `TiledDecode` into the model that is loaded, and takes it out again whatever happens. None: the host's own decoder,
     of which live previews take no more of the time either.
     """
-    model = p.sd_model.first_stage_model
+    model = vae_of(p.sd_model)
     before = vars(model).get("decode")
     if before is not None and getattr(before, "__name__", "") != LENT:
         if mode != "host":
             tell(f"{extension_of(before)} decodes the phases")
         yield None
         return
-    decode = TiledDecode(model, mode, larger_than, folder_of(p), tell, progress, p.sd_model.scale_factor)
+    if always_tiled(p.sd_model):
+        if mode != "host":
+            tell("decoded by the webui's own tiles, as its settings say")
+        yield None
+        return
+    decode = TiledDecode(model, mode, larger_than, folder_of(p), tell, progress, scale_of(p.sd_model))
     decode.readable = mode != "host"
     model.decode = decode
     try:
-        yield decode if decode.readable else None
+        with reckoned_by_tiles(p.sd_model, larger_than) if decode.readable else contextlib.nullcontext():
+            yield decode if decode.readable else None
     finally:
         if before is None:
             del model.decode

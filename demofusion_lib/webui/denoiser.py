@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from modules import shared
@@ -17,6 +16,7 @@ from .hosts import Unasked
 from .placed import RegionConds
 from .previews import Preview, show_anew
 from .rescue import in_float32, unet_in_float32
+from .seats import Beside, Padding, Seat, Watcher
 
 
 def row_owners(cond: Any) -> list[int]:
@@ -33,30 +33,6 @@ def row_shares(cond: Any) -> list[float | None]:
         total = sum(weights)
         shares += [weight / total if abs(total) > 1e-6 else 1 / len(weights) for weight in weights]
     return shares + [None] * len(cond.batch)
-
-
-Padding = Callable[[Looking], AbstractContextManager[None]]
-"""`padding(now)`: makes the model's own padding right for what it is given, while it is."""
-
-
-class Watcher(Protocol):
-    """Told of the model calls within a phase, before each."""
-
-    def step(self, number: int) -> None:
-        """A step begins, the first is 0."""
-
-    def patches(self, patches: torch.Tensor) -> None:
-        """The model is about to be given `patches (n, channels, height, width)`."""
-
-
-class Beside(Protocol):
-    """What else the UNet is called with."""
-
-    @property
-    def modules(self) -> Sequence[torch.nn.Module]: ...
-
-    def following(self, now: Looking) -> AbstractContextManager[None]:
-        """Makes it right for what the UNet is given, while it is."""
 
 
 class FusedModel(torch.nn.Module):
@@ -157,6 +133,17 @@ class FusedModel(torch.nn.Module):
         )  # fmt: skip
 
 
+class SamplerSeat:
+    """In place of the inner model of one sampler's guided denoiser."""
+
+    def __init__(self, sampler: Any, fused: FusedModel):
+        self.guided, self.base = sampler.model_wrap_cfg, fused.base
+        self.fused = self.guided.model_wrap = fused
+
+    def leave(self) -> None:
+        self.guided.model_wrap = self.base
+
+
 class InstalledEngine:
     """The engine in one sampler instance, until it is taken off. Nothing else of the host is touched."""
 
@@ -165,13 +152,9 @@ class InstalledEngine:
         sampler: Any,
         family: SigmaFamily | TimestepFamily,
         engine: PhaseEngine,
-        corner: CropCorner | None,
+        seat: Seat,
         watcher: Watcher,
-        padding: Padding,
         late: Replaced,
-        base_lat: tuple[int, int],
-        beside: Beside,
-        regions: RegionConds | None = None,
     ):
         self.family = family
         self.engine = engine
@@ -181,8 +164,7 @@ class InstalledEngine:
         self.guided_forward = self.guided.forward
         self.callback_state = sampler.callback_state
         self.replaced: list[tuple[Any, str, Any]] = []
-        self.guided.model_wrap = FusedModel(family, engine, corner, watcher, padding, base_lat, beside, regions)
-        self.fused = self.guided.model_wrap
+        self.seat, self.fused = seat, seat.fused
         self.preview = Preview(engine.residual.previous, engine.fusion.weights)
         self.pred_x0, self.asked, self.t = self.guided.get_pred_x0, 0, 0.0
         self._replace(self.guided, "forward", self.forward)
@@ -198,7 +180,7 @@ class InstalledEngine:
 
     def take_off(self) -> None:
         """Leaves the sampler as it was: another extension may have made it, and may go on with it."""
-        self.guided.model_wrap = self.family.base
+        self.seat.leave()
         for owner, name, function in self.replaced:
             if function is None:
                 vars(owner).pop(name, None)

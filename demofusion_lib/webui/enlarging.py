@@ -13,6 +13,7 @@ from .. import vae
 from ..memory import giving_back
 from ..work import DECODED_PX, ENCODED_PX
 from .decoding import DecodingInterrupted, folder_of, to_device
+from .parts import scale_of, vae_of
 from .progress import Progress
 
 
@@ -29,20 +30,20 @@ class Coder:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """`(1, 4, h, w)` to `(1, 3, 8h, 8w)` in [-1, 1]."""
         with self.progress.between(DECODED_PX):
-            return self._by_tiles(vae.decode, latent / self.model.scale_factor, lambda: self._host_decode(latent))
+            return self._by_tiles(vae.decode, latent / scale_of(self.model), lambda: self._host_decode(latent))
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Back again: the mean of what the encoder answers. The host's own `encode` would draw from it, by torch's global seed."""
         with self.progress.between(ENCODED_PX):
             moments = self._by_tiles(vae.encode, pixels, lambda: self._host_moments(pixels))
-        return moments.chunk(2, dim=1)[0].to(devices.device).float() * self.model.scale_factor
+        return moments.chunk(2, dim=1)[0].to(devices.device).float() * scale_of(self.model)
 
     def _by_tiles(
         self, code: Callable[..., torch.Tensor], given: torch.Tensor, host: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
         if self.mode == "host":
             return host()
-        first_stage = self.model.first_stage_model
+        first_stage = vae_of(self.model)
         to_device(first_stage)
         try:
             return code(
@@ -60,7 +61,7 @@ class Coder:
         return torch.stack(list(decoded)).float()
 
     def _host_moments(self, pixels: torch.Tensor) -> torch.Tensor:
-        first_stage = self.model.first_stage_model
+        first_stage = vae_of(self.model)
         to_device(first_stage)
         given = pixels.to(devices.device, next(first_stage.encoder.parameters()).dtype)
         with devices.autocast():

@@ -15,6 +15,7 @@ from modules import sd_samplers, shared
 from modules.sd_samplers_common import setup_img2img_steps
 
 from ..core import PhaseEngine, Residual, evaluated_sigmas, evaluated_timesteps, first_sigma
+from .parts import alphas_of
 from .standin import StandIn, loaded, sampler_for
 
 GUIDED_ALWAYS = ("ddim_cfgpp",)
@@ -277,7 +278,7 @@ def family_of(sampler: Any) -> SigmaFamily | TimestepFamily:
     if hasattr(base, "sigma_to_t"):
         return SigmaFamily(base)
     model = base.inner_model if isinstance(base.inner_model, StandIn) else shared.sd_model
-    return TimestepFamily(base, model.alphas_cumprod)
+    return TimestepFamily(base, alphas_of(model))
 
 
 def plain_sampler(p: Any) -> Any:

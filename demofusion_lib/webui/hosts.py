@@ -11,7 +11,9 @@ from modules import shared
 
 from ..params import SettingsError, quoted
 
-ALLOWED = "AUTOMATIC1111's webui"
+FIRST = "AUTOMATIC1111's webui"
+FORGES = ("reForge",)
+"""Those of Forge's family that the engine has been seen to draw in."""
 
 
 class Unasked(RuntimeError):
@@ -23,27 +25,39 @@ class Unasked(RuntimeError):
 
 def is_forge() -> bool:
     """Whether it is one of Forge's family, which loads and asks its models in a way of its own."""
-    return "modules_forge" in sys.modules or importlib.util.find_spec("modules_forge") is not None
+    return has("modules_forge")
+
+
+def family() -> str:
+    """Of Forge's: by the packages that its models come from."""
+    if not has("ldm_patched"):
+        return "Forge"
+    return "reForge" if has("ldm_patched.hooks") else "Forge Classic"
+
+
+def has(package: str) -> bool:
+    return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def host_name() -> str:
     """As a person calls it, with its version where it tells one."""
     if is_forge():
-        kind = "reForge" if importlib.util.find_spec("ldm_patched") is not None else "Forge"
         version = getattr(sys.modules.get("modules_forge.forge_version"), "version", "")
-        return f"{kind} {version}".strip()
+        return f"{family()} {version}".strip()
     folder = os.path.basename(os.path.abspath(getattr(shared, "script_path", "") or os.getcwd()))
     return f"the webui in the folder {quoted(folder)}"
 
 
 def check_host(sd_model: Any = None) -> None:
     """sd_model: what the host draws with, where that is known yet. Raises SettingsError, naming the host."""
-    if is_forge() or getattr(sd_model, "forge_objects", None) is not None:
-        raise SettingsError(f"the webui is {host_name()}, allowed: {ALLOWED}")
-    if sd_model is not None and not is_asked_as_known(sd_model):
-        raise SettingsError(
-            f"the webui is {host_name()}, whose model is a {type(sd_model).__name__}, allowed: {ALLOWED}"
-        )
+    told, known = f"the webui is {host_name()}", True
+    if is_forge():
+        known = family() in FORGES
+    elif sd_model is not None:
+        told += f", whose model is a {type(sd_model).__name__}"
+        known = is_asked_as_known(sd_model)
+    if not known:
+        raise SettingsError(f"{told}, allowed: {', '.join((FIRST, *FORGES))}")
 
 
 def is_asked_as_known(sd_model: Any) -> bool:

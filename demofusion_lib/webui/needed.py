@@ -14,6 +14,7 @@ from modules import devices, shared
 from .. import vae
 from ..needs import Needs
 from ..plan import Plan
+from .parts import vae_of
 
 SECONDS_KNOWN = 2.0
 """For so long what was free is taken to be free."""
@@ -59,7 +60,7 @@ def folder() -> str:
 
 def needed(plan: Plan, model: Any) -> Needed | None:
     """model: the host's, which is loaded. None for a picture that is too large to be reckoned while somebody waits."""
-    coder, last = model.first_stage_model, plan.phases[-1] if plan.phases else None
+    coder, last = vae_of(model), plan.phases[-1] if plan.phases else None
     if last is not None and last.height_lat * last.width_lat > MOST_LAT:
         return None
     needs = Needs(plan, coder, devices.device)
@@ -83,5 +84,5 @@ def needed(plan: Plan, model: Any) -> Needed | None:
 def weights(model: Any) -> int:
     """Of the model, where all of it stays on the device."""
     if getattr(model, "lowvram", False):
-        model = model.first_stage_model
+        model = vae_of(model)
     return sum(part.numel() * part.element_size() for part in model.parameters()) if hasattr(model, "parameters") else 0

@@ -11,20 +11,23 @@ import torch
 import torch.nn.functional as F
 from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
 
-from ..core import Phase, PhaseFusion, WindowBatch
+from ..core import Phase, PhaseEngine, PhaseFusion, WindowBatch
 from ..plan import Plan
 from .checks import sampler_is_stochastic
 from .choices import asking, names_in_phases
 from .conditions import CropCorner
 from .controlnet import ControlNet
-from .denoiser import InstalledEngine
-from .families import family_of, is_guided, plain_sampler, solver_name
+from .denoiser import FusedModel, InstalledEngine, SamplerSeat
+from .families import SigmaFamily, TimestepFamily, family_of, is_guided, plain_sampler, solver_name
+from .forge import ForgeSeat, has_control, objects_of_phase
 from .hypertile import HyperTile
 from .masks import Masked
 from .others import extension_of
+from .parts import of_forge
 from .placed import RegionConds
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
+from .seats import Seat
 from .tiling import Convolutions, as_they_are, wraps
 
 LENT = (
@@ -177,6 +180,7 @@ class PhaseSampler:
         self.tell = tell
         self.hypertile = HyperTile(p)
         self.used = [p.sampler]
+        self.forge = of_forge(p.sd_model) is not None
         self.new_model = back_to_base_model(p)
         if p.sampler is None:
             tell_as_base(p)
@@ -231,7 +235,7 @@ class PhaseSampler:
         return (p.prompts, p.negative_prompts) != before
 
     def _sample(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        p, steps, start_t = self.p, self.p.steps, self.plan.start_t
+        p = self.p
         p.rng = rng.ImageRNG(
             previous.shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
             seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
@@ -241,24 +245,33 @@ class PhaseSampler:
         p.sampler = sampler
         self.used.append(sampler)
         self._tell_of_others(passed_over)
-        family = family_of(sampler)
         if self.mask is not None:
             self.mask.lend(self.mask.latent(phase.height_lat, phase.width_lat))
+        with objects_of_phase(p) if self.forge else contextlib.nullcontext():
+            if p.scripts is not None:
+                p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
+            if self.forge and p.modified_noise is not None:
+                noise, p.modified_noise = p.modified_noise.to(noise), None
+            if self.forge and has_control(p.sd_model):
+                self.tell("ControlNet draws in the base image only")
+            return self._sample_from(phase, previous, before, noise, sampler)
+
+    def _sample_from(
+        self, phase: Phase, previous: torch.Tensor, before: torch.Tensor, noise: torch.Tensor, sampler: Any
+    ) -> torch.Tensor:
+        p, steps, start_t = self.p, self.p.steps, self.plan.start_t
+        family = family_of(sampler)
         engine = self.plan.engine(
             phase, previous, before, noise, list(p.seeds),
             stochastic=sampler_is_stochastic(p, sampler), batch=self.batch, solver=solver_name(sampler),
             guided=self._guided(sampler),
         )  # fmt: skip
-        if p.scripts is not None:
-            p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
-        corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
         start = family.start(sampler, p, steps, engine.residual, start_t)
         image_conditioning = self._image_conditioning(previous)
-        padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
         watcher = PhaseWatcher(self.progress, phase, self.hypertile, steps)
         late = family.late(sampler, p, steps, start_t)
         installed = InstalledEngine(
-            sampler, family, engine, corner, watcher, padding, late, self.plan.base_lat, self.control, self.regions
+            sampler, family, engine, self._seat(sampler, family, engine, watcher), watcher, late
         )
         try:
             with unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
@@ -269,6 +282,18 @@ class PhaseSampler:
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
+
+    def _seat(
+        self, sampler: Any, family: SigmaFamily | TimestepFamily, engine: PhaseEngine, watcher: PhaseWatcher
+    ) -> Seat:
+        p, base_lat = self.p, self.plan.base_lat
+        corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
+        padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
+        if self.forge:
+            return ForgeSeat(p.sd_model, engine, corner, watcher, padding, base_lat, self.regions)
+        return SamplerSeat(
+            sampler, FusedModel(family, engine, corner, watcher, padding, base_lat, self.control, self.regions)
+        )
 
     def blended(self, latent: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """What a phase behind a mask ends with: `previous` outside of it."""

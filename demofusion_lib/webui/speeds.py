@@ -13,6 +13,7 @@ from modules import cache, devices, shared
 
 from ..params import LATENT_PX
 from ..work import BASE_ROW, DECODED_PX, ENCODED_PX, ROW, Speeds, default_speeds
+from .parts import unet_of, vae_of
 
 CACHE = "demofusion-speeds"
 REMEMBERED = 7
@@ -59,12 +60,12 @@ def learn(model: Any, drawn_lat: tuple[int, int], vae: str, seconds: Mapping[str
 def unet_key(model: Any) -> str:
     """What a row's time depends on beside its size."""
     attention = shared.opts.data.get("cross_attention_optimization")
-    return f"unet {_shape_of(model.model.diffusion_model)} {devices.dtype_unet} {_machine(model)} {attention}"
+    return f"unet {_shape_of(unet_of(model))} {devices.dtype_unet} {_machine(model)} {attention}"
 
 
 def vae_key(model: Any, mode: str) -> str:
     """What a pixel's time depends on beside the picture's size."""
-    return f"vae {_shape_of(model.first_stage_model)} {devices.dtype_vae} {_machine(model)} {mode}"
+    return f"vae {_shape_of(vae_of(model))} {devices.dtype_vae} {_machine(model)} {mode}"
 
 
 def _machine(model: Any) -> str:

@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from modules import sd_models, sd_samplers_kdiffusion, sd_samplers_timesteps
 
+from .hosts import is_forge
+from .parts import alphas_of, is_v, of_forge
+
 
 def loaded() -> Any:
     """The model that the host holds, None where it has loaded none yet. `shared.sd_model` would load it."""
-    return sd_models.model_data.sd_model
+    model = sd_models.model_data.sd_model
+    return None if hasattr(model, "chunk_length") and of_forge(model) is None else model  # Forge's stands for none
 
 
 class StandIn(torch.nn.Module):
@@ -31,9 +35,8 @@ class StandIn(torch.nn.Module):
 
     @classmethod
     def of(cls, model: Any) -> StandIn:
-        return cls(
-            model.alphas_cumprod.detach().float().cpu(), model.parameterization, bool(getattr(model, "is_sdxl", False))
-        )
+        alphas = alphas_of(model).detach().float().cpu()
+        return cls(alphas, "v" if is_v(model) else "eps", bool(getattr(model, "is_sdxl", False)))
 
     @classmethod
     def usual(cls, parameterization: str, is_sdxl: bool) -> StandIn:
@@ -47,7 +50,7 @@ _known: weakref.WeakKeyDictionary[Any, tuple[Any, StandIn]] = weakref.WeakKeyDic
 
 def standing_for(model: Any) -> StandIn:
     """The one of a model that is loaded: its levels are read from the device once, and again when the host sets others."""
-    alphas = model.alphas_cumprod
+    alphas = getattr(model, "alphas_cumprod", None)
     found = _known.get(model)
     if found is None or found[0] is not alphas:
         found = _known[model] = alphas, StandIn.of(model)
@@ -57,8 +60,10 @@ def standing_for(model: Any) -> StandIn:
 def sampler_for(config: Any, model: StandIn) -> Any:
     """The host's sampler as far as its schedule goes, without its constructor, which asks for the loaded model.
 
-    None for one that isn't the host's own, or whose schedule is bound to the model itself (LCM).
+    None for one that isn't the host's own, or whose schedule is bound to the model itself (LCM), and of Forge's family.
     """
+    if is_forge():
+        return None
     found = _functions().get(config.name)
     if found is None:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..core import Looking
+from .parts import of_forge, unet_of
 
 
 def wraps(p: Any) -> bool:
@@ -27,8 +28,9 @@ class Convolutions:
     """
 
     def __init__(self, sd_model: Any):
-        unet = sd_model.model.diffusion_model
-        self.layers = [layer for layer in unet.modules() if type(layer) is torch.nn.Conv2d]
+        unet, forge = unet_of(sd_model), of_forge(sd_model) is not None
+        of_host = isinstance if forge else lambda layer, kind: type(layer) is kind  # Forge's cast their weights
+        self.layers = [layer for layer in unet.modules() if of_host(layer, torch.nn.Conv2d)]
 
     @contextlib.contextmanager
     def suited_to(self, now: Looking) -> Iterator[None]:

@@ -262,3 +262,35 @@ def test_it_imports_torch_and_itself(path: Path) -> None:
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 1 or (node.level == 0 and str(node.module).split(".")[0] in allowed)
+
+
+class Casting(nn.Conv2d):
+    """As Forge's family has its layers: plain, unless they are told to change their weights on the way."""
+
+    __module__ = "ldm_patched.modules.ops"
+    ldm_patched_cast_weights = False
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        made = super().forward(given)
+        return made * 2 if self.ldm_patched_cast_weights else made
+
+
+def of_forge(vae: Any, name: str = "AutoencoderKL") -> Any:
+    for module in vae.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = Casting
+    vae.__class__ = type(name, (type(vae),), {})
+    return vae
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "IntegratedAutoencoderKL"])
+def test_the_layers_of_forge(name: str) -> None:
+    latent, vae = noise(1, 4, 9, 9), of_forge(ldm_vae(), name)
+    assert psnr(decode(vae, latent, memory=ROOMY, tile_lat=8), undivided(vae, latent)) > 80
+
+
+def test_layers_of_forge_that_change_their_weights() -> None:
+    vae = of_forge(ldm_vae())
+    vae.decoder.conv_in.ldm_patched_cast_weights = True
+    with pytest.raises(Unreadable, match=r"decoder\.conv_in is a Casting, readable: Conv2d"):
+        decoded(vae)

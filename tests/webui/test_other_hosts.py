@@ -213,15 +213,16 @@ def refused(host, settings, page=False):
 
 def test_forge_is_refused_by_name(host, forge):
     told = refused(host, {"scale": 2})
-    assert told == "DemoFusion: the webui is Forge 2.0.1v1.10.1, allowed: AUTOMATIC1111's webui"
+    assert told == "DemoFusion: the webui is Forge 2.0.1v1.10.1, allowed: AUTOMATIC1111's webui, reForge"
 
 
-def test_reforge_is_refused_by_name(host, forge, monkeypatch):
+def test_forge_classic_is_no_reforge(host, forge, monkeypatch):
+    """Both have a package `ldm_patched`."""
     package = types.ModuleType("ldm_patched")
-    package.__spec__ = importlib.machinery.ModuleSpec("ldm_patched", None)
+    package.__path__ = []
     monkeypatch.setitem(sys.modules, "ldm_patched", package)
-    del forge.version
-    assert refused(host, {"scale": 2}) == "DemoFusion: the webui is reForge, allowed: AUTOMATIC1111's webui"
+    forge.version = "classic"
+    assert "the webui is Forge Classic classic, allowed: " in refused(host, {"scale": 2})
 
 
 def test_forge_is_refused_on_the_page(host, forge):
@@ -244,7 +245,7 @@ def test_an_unknown_host_is_refused_by_name(host, monkeypatch, missing):
     with pytest.raises(host.params.SettingsError) as error:
         hosts.check_host(pipeline)
     told = "DemoFusion: the webui is the webui in the folder 'automatic', whose model is a Pipeline"
-    assert str(error.value) == f"{told}, allowed: AUTOMATIC1111's webui"
+    assert str(error.value) == f"{told}, allowed: AUTOMATIC1111's webui, reForge"
     hosts.check_host(host.model)
 
 

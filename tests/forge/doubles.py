@@ -1,0 +1,220 @@
+"""What Forge's family has in the place of the first host's inner model, around the tiny models of `tests/webui/host`.
+
+A generation goes through the first host's doubles but for the guided denoiser, which asks a patcher of the UNet for the
+denoised, in `x0 + sigma * noise` whatever the sampler steps in.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.machinery
+import sys
+import types
+
+import torch
+
+
+class Levels:
+    """reForge's `model_sampling`, Forge's `predictor`. whole: as theirs, timesteps are whole ones."""
+
+    def __init__(self, tiny, whole=False):
+        self.sigmas = ((1 - tiny.alphas_cumprod) / tiny.alphas_cumprod) ** 0.5
+        self.prediction_type = "v_prediction" if tiny.parameterization == "v" else "epsilon"
+        self.whole = whole
+
+    def timestep(self, sigma):
+        dists = (sigma.log() - self.sigmas.log()[:, None]).abs()
+        if self.whole:
+            return dists.argmin(dim=0).view(sigma.shape)
+        low = (sigma.log() >= self.sigmas.log()[:, None]).sum(0).sub(1).clamp(0, 998)
+        below, above = self.sigmas.log()[low], self.sigmas.log()[low + 1]
+        return low + ((sigma.log() - below) / (above - below)).clamp(0, 1)
+
+    def calculate_input(self, sigma, noise):
+        return noise / (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        sigma = sigma.view(-1, 1, 1, 1)
+        if self.prediction_type == "v_prediction":
+            return model_input / (sigma**2 + 1) - model_output * sigma / (sigma**2 + 1) ** 0.5
+        return model_input - model_output * sigma
+
+
+class Model:
+    """The UNet with its levels, reForge's `BaseModel`, Forge's `KModel`."""
+
+    def __init__(self, tiny, kind):
+        self.tiny = tiny
+        self.diffusion_model = tiny.model.diffusion_model
+        self.levels = Levels(tiny)
+        setattr(self, "model_sampling" if kind == "reForge" else "predictor", self.levels)
+        self.controls = []
+
+    def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        cond = {"c_crossattn": [c_crossattn], "c_concat": [] if c_concat is None else [c_concat]}
+        if "y" in kwargs:
+            cond["vector"] = kwargs["y"]
+        self.controls.append((control, transformer_options, x.shape))
+        answer = self.tiny.apply_model(self.levels.calculate_input(t, x), self.levels.timestep(t).float(), cond)
+        return self.levels.calculate_denoised(t, answer, x)
+
+    def memory_required(self, input_shape, **kwargs):
+        return input_shape[0] * input_shape[2] * input_shape[3]
+
+
+class UnetPatcher:
+    def __init__(self, model):
+        self.model = model
+        self.model_options = {"transformer_options": {}}
+        self.controlnet_linked_list = None
+
+    def clone(self):
+        n = UnetPatcher(self.model)
+        n.model_options = copy.deepcopy(self.model_options)
+        n.controlnet_linked_list = self.controlnet_linked_list
+        return n
+
+    def set_model_unet_function_wrapper(self, unet_wrapper_function):
+        self.model_options["model_function_wrapper"] = unet_wrapper_function
+
+    def set_memory_peak_estimation_modifier(self, modifier):
+        self.model_options["memory_peak_estimation_modifier"] = modifier
+
+    def memory_required(self, input_shape):
+        return self.model.memory_required(input_shape=input_shape)
+
+    def add_patched_controlnet(self, cnet):
+        cnet.set_previous_controlnet(self.controlnet_linked_list)
+        self.controlnet_linked_list = cnet
+
+
+class ForgeObjects:
+    def __init__(self, unet, clip, vae, clipvision):
+        self.unet, self.clip, self.vae, self.clipvision = unet, clip, vae, clipvision
+
+    def shallow_copy(self):
+        return ForgeObjects(self.unet, self.clip, self.vae, self.clipvision)
+
+
+def dress(tiny, kind):
+    """A tiny model as one of the family's."""
+    vae = types.SimpleNamespace(
+        first_stage_model=tiny.first_stage_model,
+        patcher=None,
+        memory_used_decode=lambda shape, dtype: shape[2] * shape[3],
+    )
+    objects = ForgeObjects(UnetPatcher(Model(tiny, kind)), None, vae, None)
+    tiny.forge_objects, tiny.forge_objects_original = objects, objects.shallow_copy()
+    tiny.forge_objects_after_applying_lora = objects.shallow_copy()
+    tiny.is_sd1, tiny.is_sd2 = not tiny.is_sdxl, False
+    return tiny
+
+
+class Family:
+    """kind: reForge or Forge. most_rows: how many chunks a call takes, as where memory is short.
+    prepared: the memory that each sampling was said to take."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.most_chunks = 99
+        self.prepared = []
+
+    def calc_cond_batch(self, model, conds, x_in, timestep, model_options, control=None):
+        """conds: for prompts and negatives, a list of (conditions, strength)."""
+        out = [torch.zeros_like(x_in) for _ in conds]
+        counts = [torch.ones_like(x_in) * 1e-37 for _ in conds]
+        to_run = [(cond, strength, i) for i, some in enumerate(conds) for cond, strength in some or ()]
+        while to_run:
+            alike = [
+                n for n, run in enumerate(to_run) if run[0]["c_crossattn"].shape == to_run[0][0]["c_crossattn"].shape
+            ]
+            batch = [to_run.pop(n) for n in reversed(alike[-self.most_chunks :])]
+            cond_or_uncond = [i for _, _, i in batch]
+            c = {key: torch.cat([cond[key] for cond, _, _ in batch]) for key in batch[0][0]}
+            options = {**model_options["transformer_options"], "cond_or_uncond": cond_or_uncond[:], "sigmas": timestep}
+            if self.kind == "reForge":
+                options["uuids"] = [0] * len(batch)
+            else:
+                options["cond_mark"] = torch.tensor([float(i) for i in cond_or_uncond for _ in timestep])
+                options["cond_indices"] = [n for n, i in enumerate(options["cond_mark"]) if i == 0]
+                options["uncond_indices"] = [n for n, i in enumerate(options["cond_mark"]) if i == 1]
+            c["transformer_options"] = options
+            args = {"input": torch.cat([x_in] * len(batch)), "timestep": torch.cat([timestep] * len(batch)), "c": c}
+            if control is not None:
+                c["control"] = control.get_control(args["input"], args["timestep"], c, len(batch))
+            if "model_function_wrapper" in model_options:
+                args["cond_or_uncond"] = cond_or_uncond
+                output = model_options["model_function_wrapper"](model.apply_model, args)
+            else:
+                output = model.apply_model(args["input"], args["timestep"], **c)
+            for part, (_, strength, i) in zip(output.chunk(len(batch)), batch, strict=True):
+                out[i] += part * strength
+                counts[i] += strength
+        return [one / count for one, count in zip(out, counts, strict=True)]
+
+    def forward(self, guided, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
+        """The family's `CFGDenoiser.forward`."""
+        common, shared, prompts = (importlib.import_module(f"modules.{name}") for name in (
+            "sd_samplers_common", "shared", "prompt_parser"))  # fmt: skip
+        callbacks = importlib.import_module("modules.script_callbacks")
+        if shared.state.interrupted or shared.state.skipped:
+            raise common.InterruptedException
+        by_timestep = not hasattr(guided.inner_model, "sigma_to_t")
+        if by_timestep:
+            acd = guided.inner_model.inner_model.alphas_cumprod
+            sigma = (((1 - acd) / acd) ** 0.5)[sigma.round().long()]
+            x = x * ((sigma**2 + 1) ** 0.5)[:, None, None, None]
+        composition, tensor = prompts.reconstruct_multicond_batch(cond, guided.step)
+        uncond = prompts.reconstruct_cond_batch(uncond, guided.step)
+        params = callbacks.CFGDenoiserParams(x, image_cond, sigma, 0, 0, tensor, uncond, guided)
+        callbacks.cfg_denoiser_callback(params)
+        unet = shared.sd_model.forge_objects.unet
+
+        def compiled(cond):
+            told = {"c_crossattn": cond["crossattn"], "y": cond["vector"]} if isinstance(cond, dict) else None
+            told = told or {"c_crossattn": cond}
+            return {**told, "c_concat": image_cond} if image_cond.shape[2:] == x.shape[2:] else told
+
+        parts = []
+        for part in map(list, zip(*composition, strict=False)):
+            rows = [row for row, _ in part]
+            feed = {key: v[rows] for key, v in tensor.items()} if isinstance(tensor, dict) else tensor[rows]
+            parts.append((compiled(feed), part[-1][1]))
+        alone = abs(cond_scale - 1) < 1e-9
+        asked = [parts, None if alone else [(compiled(uncond), 1.0)]]
+        control = unet.controlnet_linked_list
+        pos, neg = self.calc_cond_batch(unet.model, asked, x, sigma, unet.model_options, control)
+        denoised = pos if alone else neg + (pos - neg) * cond_scale * sum(strength for _, strength in parts)
+        if guided.mask is not None:
+            denoised = denoised * guided.nmask + guided.init_latent * guided.mask
+        guided.sampler.last_latent = denoised
+        common.store_latent(denoised)
+        after = callbacks.AfterCFGCallbackParams(denoised, 0, 0)
+        callbacks.cfg_after_cfg_callback(after)
+        guided.step += 1
+        return (x - after.x) / sigma[:, None, None, None] if by_timestep else after.x
+
+    def install(self, host, monkeypatch):
+        own = ("ldm_patched", "ldm_patched.hooks") if self.kind == "reForge" else ("backend",)
+        for name in ("modules_forge", "modules_forge.forge_version", *own):
+            module = types.ModuleType(name)
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            module.version = "2.0.1v1.10.1"
+            monkeypatch.setitem(sys.modules, name, module)
+        forward = self.forward
+        denoiser = host.sd_samplers_cfg_denoiser.CFGDenoiser
+        monkeypatch.setattr(denoiser, "forward", lambda guided, *args, **kwargs: forward(guided, *args, **kwargs))
+        processing = host.processing.StableDiffusionProcessing
+        monkeypatch.setattr(processing, "modified_noise", None, raising=False)
+        monkeypatch.setattr(processing, "get_token_merging_ratio", lambda p, for_hr=False: 0.0, raising=False)
+        common = host.sd_samplers_common.Sampler
+        launch, prepared = common.launch_sampling, self.prepared
+
+        def prepare(sampler, steps, func):
+            """The family's `sampling_prepare`."""
+            unet, shape = host.shared.sd_model.forge_objects.unet, list(sampler.last_latent.shape)
+            estimate = unet.model_options.get("memory_peak_estimation_modifier", unet.memory_required)
+            prepared.append(estimate([2 * shape[0], *shape[1:]]))
+            return launch(sampler, steps, func)
+
+        monkeypatch.setattr(common, "launch_sampling", prepare)

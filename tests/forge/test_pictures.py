@@ -1,0 +1,100 @@
+"""The family draws what the first host draws: held against its own doubles, whose sampling is another one."""
+
+import numpy as np
+import pytest
+import torch
+
+SIZE = {"width": 64, "height": 64, "steps": 4}
+KINDS = ("reForge",)
+
+
+def both(host, as_forge, settings, kind="reForge", scripts=(), **fields):
+    """What the first host draws, and what the family does."""
+    fields = {**SIZE, **fields}
+    first = host.txt2img(settings, scripts=scripts, **fields)
+    family = as_forge(kind)
+    return first, host.txt2img(settings, scripts=scripts, **fields), family
+
+
+def alike(one, other, levels=1, atol=2e-4):
+    assert one.comments == other.comments and "phase" not in one.comments
+    for a, b in zip(one.latents, other.latents, strict=True):
+        assert torch.allclose(a, b, atol=atol, rtol=1e-4)
+    apart = [np.abs(a.astype(int) - b.astype(int)).max() for a, b in zip(one.images, other.images, strict=True)]
+    assert len(apart) == len(one.images) and max(apart) <= levels
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM2 a", "DPM++ 2M", "DPM fast", "DDIM", "PLMS", "UniPC"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_samplers(host, as_forge, sampler, kind):
+    first, family, _ = both(host, as_forge, {"scale": 2}, kind, sampler_name=sampler)
+    alike(first, family, *((8, 0.2) if sampler == "UniPC" else ()))  # its timesteps are no whole ones, the family's are
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+@pytest.mark.parametrize("sdxl", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_models(host, as_forge, parameterization, sdxl, kind):
+    """SDXL is told where each window lies; a v model's answer holds its input, which the blur must not change."""
+    host.install(parameterization=parameterization, sdxl=sdxl)
+    first, family, _ = both(host, as_forge, {"scale": 2}, kind)
+    alike(first, family)
+    if sdxl:
+        told = [
+            {row for call in phase.calls for row in host.model.conditioner.read(call.vector)}
+            for phase in (*first.phases, *family.phases)
+        ]
+        assert told[0] == told[1] and len(told[0]) > 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 3, "plan": "every"},
+        {"scale": 2, "start": 601, "residual": "x0", "guidance": "low-pass", "window_weight": "sin2", "overlap": 0.25},
+        {"scale": 2, "guidance_until": 500},
+        {"scale": 2.5, "border": "paper"},
+        {"target_width": 128, "target_height": 192},
+        {"scale": 2, "regions": "owl ADDCOL one two three four five six seven eight nine ten eleven"},
+    ],
+)
+def test_settings(host, as_forge, settings):
+    alike(*both(host, as_forge, settings)[:2])
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": "low-pass"}], ids=["windows", "low-pass"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "cat AND dog :0.5", "negative_prompt": ""},
+        {"batch_size": 2, "width": 72, "height": 104},
+        {"prompt": "one two three four five six seven eight nine ten eleven", "negative_prompt": "dog"},
+        {"prompt": "cat AND dog AND owl", "negative_prompt": "one two three four five six seven eight nine ten"},
+        {"cfg_scale": 1},
+        {"tiling": True},
+    ],
+    ids=["AND", "batch", "long", "AND, apart", "CFG 1", "tiling"],
+)
+def test_prompts_and_batches(host, as_forge, fields, settings):
+    alike(*both(host, as_forge, {"scale": 2, **settings}, **fields)[:2])
+
+
+@pytest.mark.parametrize("most_chunks", [1, 2])
+def test_calls_cut_up_for_want_of_memory(host, as_forge, most_chunks):
+    """The family then begins with the negative prompt."""
+    fields = {"prompt": "cat AND dog :0.5", "negative_prompt": "owl", **SIZE}
+    first = host.txt2img({"scale": 2}, **fields)
+    as_forge("reForge").most_chunks = most_chunks
+    alike(first, host.txt2img({"scale": 2}, **fields))
+
+
+def test_guidance_that_needs_the_prompt_first_says_so(host, as_forge):
+    as_forge("reForge").most_chunks = 1
+    outcome = host.txt2img({"scale": 2, "guidance": "low-pass"}, **SIZE)
+    assert "the webui has asked for the negative prompt before the prompt" in outcome.comments
+    assert outcome.sizes == [(64, 64)]
+
+
+def test_off_is_the_hosts_own(host, as_forge):
+    first, family, _ = both(host, as_forge, None)
+    assert np.array_equal(first.images[0], family.images[0])
