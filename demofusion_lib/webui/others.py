@@ -14,7 +14,9 @@ PIECEWISE = ("sd_upscale.py", "outpainting_mk_2.py", "poor_mans_outpainting.py",
 
 
 def extension_of(function: Any) -> str:
-    """The name to tell the user of whoever made `function`: the extension's, else its file's."""
+    """The name to tell the user of whoever made `function`, or an object that is called: the extension's, else its file's."""
+    if not inspect.isroutine(function):
+        function = type(function)
     try:
         file = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
     except TypeError:  # nothing, or nothing made of Python code

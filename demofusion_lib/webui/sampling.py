@@ -29,6 +29,7 @@ from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
 from .seats import Seat
 from .tiling import Convolutions, as_they_are, wraps
+from .wrapping import wrappers
 
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
@@ -323,6 +324,8 @@ class PhaseSampler:
             self.tell(f"{extension_of(apply)} takes part in every window of the phases, as it does in the base image")
         elif sampler_passed_over:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
+        for wrapper in wrappers(model.model.diffusion_model, self.control.network):
+            self.tell(f"what {extension_of(wrapper)} does to the UNet it does to every window as to a whole picture")
 
     def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:
         """The host's own for the base size, enlarged: encoding an empty image at the target size would cost a VAE pass."""

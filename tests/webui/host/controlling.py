@@ -104,7 +104,7 @@ class UnetHook:
 
     def hook(self) -> None:
         mark_prompt_context  # noqa: B018: found among this function's globals
-        self.model._original_forward = self.model.forward
+        self.original_forward = self.model._original_forward = self.model.forward
         self.model.forward = lambda *args, **kwargs: self.model._original_forward(*args, **kwargs)
         script_callbacks.on_cfg_denoiser(self.guidance_schedule_handler)
 
