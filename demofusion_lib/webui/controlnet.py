@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from modules import devices, errors
+from modules import devices, errors, shared
 
 from ..core import Looking, Phase, looking
 from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
@@ -188,6 +188,7 @@ class ControlNet:
             out = [param for param, _ in self.pairs if not any(param is one for one in drawn)]
             with lending(self._without(out) + self._regions(phase)):
                 yield
+            self._finish(phase)
         finally:
             self.units = []
 
@@ -288,6 +289,21 @@ class ControlNet:
             unit.pixel_perfect, unit.processor_res = before
         return controls[0] if len(controls) == 1 and isinstance(controls[0], torch.Tensor) else None
 
+    def _finish(self, phase: Phase) -> None:
+        """What the extension does to finished pictures, which it has prepared for the base image's size."""
+        finishing = [(i, param) for i, (param, unit) in enumerate(self.pairs) if is_finishing(str(unit.module))]
+        planes = {id(unit.param): unit.hint for unit in self.units}
+        done = list(getattr(self.script, "post_processors", ()))
+        for at, (i, param) in enumerate(finishing[: len(done)]):
+            plane, module = planes.get(id(param)), str(self.pairs[i][1].module)
+            if plane is not None and "inpaint_only" in module:
+                sigma = shared.opts.data.get("control_net_inpaint_blur_sigma", 7)
+                done[at] = Pasted(plane.whole, round(sigma * phase.scale) // 2 * 2 + 1, done[at])
+            elif plane is not None:
+                self.tell(f"ControlNet's unit {i + 1} ({module}) finishes pictures of the base image's size alone")
+        if finishing:
+            self.script.post_processors = done
+
     def _sizes(self, phase: Phase) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """In pixels, `(height, width)` each: of the base image before it is cropped, at the phase's scale; the corner of what is
         left of it; and the phase's size."""
@@ -314,6 +330,33 @@ class ControlNet:
             if kind_name(param) == "IPAdapter" and mask is not None:
                 lent.append((param.control_model, "apply_effective_region_mask", masking(self._region(mask, phase))))
         return lent
+
+
+def is_finishing(module: str) -> bool:
+    """Whether the extension has something to do to a finished picture."""
+    return "inpaint_only" in module or ("recolor" in module and ("luminance" in module or "intensity" in module))
+
+
+class Pasted:
+    """Puts back what lies outside of an inpaint unit's mask, as the extension does at the base image's size.
+
+    hint: `(1 or images, 4, height, width)`, the mask last. soft_px: how far the mask is widened and softened, odd.
+    original: the extension's own, for pictures of other sizes.
+    """
+
+    def __init__(self, hint: torch.Tensor, soft_px: int, original: Any):
+        mask = F.max_pool2d(hint[:, 3:].gt(0.5).float(), soft_px, 1, soft_px // 2)
+        self.mask = F.avg_pool2d(mask, soft_px, 1, soft_px // 2, count_include_pad=False).cpu()
+        self.picture = hint[:, :3].cpu()
+        self.original = original.original if isinstance(original, Pasted) else original
+
+    def __call__(self, image: torch.Tensor, index: int) -> torch.Tensor:
+        """`image (3, height, width)` in [0, 1]."""
+        if image.shape[-2:] != self.picture.shape[-2:]:
+            answer: torch.Tensor = self.original(image, index)
+            return answer
+        at = index if index < len(self.picture) else 0
+        return torch.lerp(self.picture[at].to(image), image.clip(0, 1), self.mask[at].to(image)).clip(0, 1)
 
 
 def nothing(*_: Any) -> float:

@@ -72,7 +72,9 @@ def controlnet(unet: Any, sdxl: bool) -> dict[str, torch.Tensor]:
         attention_resolutions=list(unet.attention_resolutions), transformer_depth=depth[: len(unet.channel_mult)],
     )  # fmt: skip
     config.update(
-        {"adm_in_channels": unet.adm_in_channels, "num_head_channels": 16} if sdxl else {"num_heads": unet.num_heads}
+        {"adm_in_channels": unet.label_emb[0][0].in_features, "num_head_channels": unet.num_head_channels}
+        if sdxl
+        else {"num_heads": unet.num_heads}
     )
     model = own("cldm").ControlNet(**config, hint_channels=3, use_fp16=False)
     model.load_state_dict(unet.state_dict(), strict=False)

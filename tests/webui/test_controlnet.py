@@ -297,3 +297,23 @@ def test_prompts_for_parts_of_the_picture_are_asked_with_their_own_map(host, cn)
     regions = [{"prompt": "sea " * 90, "box": [0, 0, 0.5, 0.5]}, {"prompt": "sky", "box": [0.25, 0.5, 1, 1]}]
     found, *_ = added(host, cn, [{}], {**LOCAL, "regions": regions}, batch_size=2)
     assert near(found, cn.linear(cn.picture(*SQUARE)).expand_as(found))
+
+
+def test_an_inpaint_unit_pastes_at_the_size_of_the_picture(host, cn):
+    """What is far outside of the mask is the user's own picture; inside it is drawn; a base image has the extension's own."""
+    unit = cn.unit(channels=4, module="inpaint_only")
+    outcome = host.txt2img(LOCAL, scripts=(cn.Script(host, unit),), n_iter=2)
+    plane = cn.picture(*SQUARE, channels=4)[0]
+    mask = F.max_pool2d((plane[3:] > 0.5).float()[None], 31, 1, 15)[0, 0].bool()
+    assert 0 < int((~mask).sum()) < mask.numel()
+    for image in outcome.images:
+        shown = torch.from_numpy(image).movedim(-1, 0) / 255
+        apart = (shown - plane[:3]).abs().amax(0)
+        assert float(apart[~mask].max()) < 0.01 and float(apart[mask].max()) > 0.1
+    host.model.hooks.on_call = lambda n: host.state.interrupt() if n > 4 else None
+    assert not host.txt2img(LOCAL, scripts=(cn.Script(host, unit),)).images[0].any()
+
+
+def test_what_recolours_at_the_base_images_size_alone_is_named(host, cn):
+    outcome = host.txt2img(LOCAL, scripts=(cn.Script(host, cn.unit(module="recolor_luminance")),))
+    assert "unit 1 (recolor_luminance) finishes pictures of the base image's size alone" in outcome.infotext

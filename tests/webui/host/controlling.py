@@ -156,6 +156,11 @@ class UnetHook:
         return torch.ones(rows, 1, 1, 1)
 
 
+def finished(image: torch.Tensor, i: int) -> torch.Tensor:
+    """At the base image's size."""
+    return image if image.shape[-1] != 128 else torch.zeros_like(image)
+
+
 class Script(scripts.Script):
     """units: see `unit`."""
 
@@ -186,7 +191,15 @@ class Script(scripts.Script):
         model = self.host.model
         self.latest_network = UnetHook(model, model.model.diffusion_model, params)
         self.latest_network.hook()
+        self.post_processors = [
+            finished for unit in self.enabled_units if "only" in unit.module or "recolor" in unit.module
+        ]
         model.hooks.output = self.latest_network.added
+
+    def postprocess_batch(self, p: Any, *args: Any, images: Any = (), **kwargs: Any) -> None:
+        for finish in self.post_processors:
+            for i, image in enumerate(images):
+                images[i] = finish(image, i)
 
     def process(self, p: Any, *args: Any) -> None:
         self.controlnet_main_entry(p)
