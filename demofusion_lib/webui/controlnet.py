@@ -41,7 +41,7 @@ def script_of(p: Any) -> Any:
     """The extension's script with its units of this run, None where it has none."""
     for script in getattr(p.scripts, "alwayson_scripts", None) or ():
         network = getattr(script, "latest_network", None)
-        if getattr(network, "control_params", None) and hasattr(script, "enabled_units"):
+        if getattr(network, "control_params", None) is not None and hasattr(script, "enabled_units"):
             unet = p.sd_model.model.diffusion_model
             return script if network.model is unet and "forward" in vars(unet) else None
     return None
@@ -181,12 +181,13 @@ class ControlNet:
     def phase(self, phase: Phase) -> Iterator[None]:
         """While a phase is drawn."""
         drawing = [(i, *pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
+        drawing = [] if self._is_separate() else drawing
         try:
             units = [self._unit(*each, phase) for each in drawing]
             self.units = [unit for unit in units if unit is not None]
             drawn = [unit.param for unit in self.units]
             out = [param for param, _ in self.pairs if not any(param is one for one in drawn)]
-            with lending(self._without(out) + self._regions(phase)):
+            with lending(self._without(out) + self._regions(phase) + self._unaligned()):
                 yield
             self._finish(phase)
         finally:
@@ -206,6 +207,26 @@ class ControlNet:
             lent += [(param, "guidance_stopped", stopped), *([] if stopped else unit.lent(now))]
         with lending(lent):
             yield
+
+    def _batch_options(self) -> tuple[str, bool]:
+        """The extension's, of how the pictures of a batch have to do with the units and with each other."""
+        apart, aligned = tuple(getattr(self.script, "ui_batch_option_state", ()))[:2] or ("", False)
+        return str(apart), bool(aligned)
+
+    def _is_separate(self) -> bool:
+        """Whether each unit is for one picture of the batch: the extension tells them by the rows of a call."""
+        separate = len(self.pairs) > 1 and self._batch_options()[0] == SEPARATE
+        if separate:
+            self.tell("ControlNet's units, each for one picture of the batch, take part in the base images alone")
+        return separate
+
+    def _unaligned(self) -> Lent:
+        """Without StyleAlign, by which all rows of a call see each other: the extension leaves it out of large pictures too."""
+        if self.network is None or not self._batch_options()[1]:
+            return []
+        self.tell("ControlNet's StyleAlign takes part in the base images alone")
+        names = ("attention_auto_machine", "gn_auto_machine")
+        return [(self.network, name, type(getattr(self.network, name)).Read) for name in names]
 
     def _without(self, out: Sequence[Any]) -> Lent:
         """What leaves units out."""

@@ -317,3 +317,28 @@ def test_an_inpaint_unit_pastes_at_the_size_of_the_picture(host, cn):
 def test_what_recolours_at_the_base_images_size_alone_is_named(host, cn):
     outcome = host.txt2img(LOCAL, scripts=(cn.Script(host, cn.unit(module="recolor_luminance")),))
     assert "unit 1 (recolor_luminance) finishes pictures of the base image's size alone" in outcome.infotext
+
+
+def test_units_of_single_pictures_are_for_the_base_images_alone(host, cn):
+    """The extension tells them by the rows of a call, which are windows in a phase."""
+    for units, left_out in ((2, True), (1, False)):
+        script = cn.Script(host, *[cn.unit(hr_option=PHASES_ONLY) for _ in range(units)])
+        script.ui_batch_option_state[0] = "Each ControlNet unit for each image in a batch"
+        outcome = host.txt2img(LOCAL, scripts=(script,), batch_size=2)
+        assert ("each for one picture of the batch, take part in the base images alone" in outcome.infotext) == left_out
+        assert (not script.last.shown) == left_out
+
+
+@pytest.mark.parametrize("units", [0, 1])
+def test_windows_are_not_aligned_with_each_other(host, cn, units):
+    script = cn.Script(host, *[cn.unit() for _ in range(units)])
+    script.ui_batch_option_state[1] = True
+    seen = []
+    host.script_callbacks.on_cfg_denoised(
+        lambda params: seen.append(set(script.latest_network.machines)) or script.latest_network.machines.clear()
+    )
+    outcome = host.txt2img(LOCAL, scripts=(script,))
+    aligned, read = {cn.Machine.StyleAlign}, {cn.Machine.Read}
+    assert seen == [aligned] * 4 + [read] * (len(seen) - 4) and len(seen) > 4
+    assert "StyleAlign takes part in the base images alone" in outcome.infotext
+    assert script.last.attention_auto_machine is cn.Machine.StyleAlign

@@ -6,6 +6,7 @@ added to the network's output; its "user's picture" is one of a hundred blots, f
 
 from __future__ import annotations
 
+import enum
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -94,10 +95,16 @@ class LLLite(torch.nn.Module):
         return part.cond_emb
 
 
+class Machine(enum.Enum):
+    Read, Write, StyleAlign = range(3)
+
+
 class UnetHook:
     def __init__(self, model: Any, unet: Any, params: list[ControlParams]):
         self.model, self.control_params = unet, params
         self.is_v = model.parameterization == "v"
+        self.attention_auto_machine = self.gn_auto_machine = Machine.StyleAlign
+        self.machines: set[Machine] = set()
         self.shares: list[float] = []
         self.shown: list[tuple[int, int, int]] = []
         """Of each call of a unit: the rows, and the map's height and width."""
@@ -120,6 +127,7 @@ class UnetHook:
 
     def added(self, n: int, output: torch.Tensor) -> torch.Tensor:
         """The network's output, and what the units add to it."""
+        self.machines |= {self.attention_auto_machine, self.gn_auto_machine}
         self.shares.append(self.model.current_sampling_percent)
         for param in self.control_params:
             kind = param.control_model_type.name
@@ -167,6 +175,7 @@ class Script(scripts.Script):
     def __init__(self, host: Any, *units: Any):
         self.host, self.wanted = host, units
         self.enabled_units: list[Any] = []
+        self.ui_batch_option_state: list[Any] = ["All ControlNet units for all images in a batch", False]
         self.latest_network: Any = None
 
     def title(self) -> str:
