@@ -17,14 +17,15 @@ SAMPLED = 1 << 18
 def kind_of(hint: torch.Tensor) -> str:
     """`hint (n, channels, height, width)` in [0, 1], at the size that it was found at.
 
-    Lines are white on black, of two shades; labels are few colours; everything else is smooth.
+    Lines are white on black, of two shades; labels are few colours, not all of them grey; everything else is smooth.
     """
     pixels = hint[:, :3].movedim(1, -1).reshape(-1, min(hint.shape[1], 3))
     pixels = pixels[:: max(1, -(-len(pixels) // SAMPLED))]
     colours = len(pixels.mul(255).round().unique(dim=0))
     if colours == 2 and float(pixels.min()) < 16 / 255 and float(pixels.max()) > 240 / 255:
-        return LINES if float(pixels.mean()) < 0.5 else LABELS
-    return LABELS if colours < FEW else SMOOTH
+        return LINES if float(pixels.mean()) < 0.5 else SMOOTH
+    grey = pixels.shape[1] == 1 or bool(pixels.amax(1).sub(pixels.amin(1)).max() < 1 / 255)
+    return LABELS if colours < FEW and not grey else SMOOTH
 
 
 def at_size(hint: torch.Tensor, size_px: tuple[int, int], kind: str) -> torch.Tensor:

@@ -181,7 +181,7 @@ class ControlNet:
     def phase(self, phase: Phase) -> Iterator[None]:
         """While a phase is drawn."""
         drawing = [(i, *pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
-        drawing = [] if self._is_separate() else drawing
+        drawing = [] if self._is_separate() or not self._is_attached() else drawing
         try:
             units = [self._unit(*each, phase) for each in drawing]
             self.units = [unit for unit in units if unit is not None]
@@ -212,6 +212,16 @@ class ControlNet:
         """The extension's, of how the pictures of a batch have to do with the units and with each other."""
         apart, aligned = tuple(getattr(self.script, "ui_batch_option_state", ()))[:2] or ("", False)
         return str(apart), bool(aligned)
+
+    def _is_attached(self) -> bool:
+        """Whether the extension still wraps the UNet: after a refiner another one may stand in its place."""
+        if self.network is None:
+            return True
+        unet = self.p.sd_model.model.diffusion_model
+        attached = self.network.model is unet and "forward" in vars(unet)
+        if not attached:
+            self.tell("ControlNet takes part in the base image alone, as another model was loaded meanwhile")
+        return attached
 
     def _is_separate(self) -> bool:
         """Whether each unit is for one picture of the batch: the extension tells them by the rows of a call."""

@@ -342,3 +342,31 @@ def test_windows_are_not_aligned_with_each_other(host, cn, units):
     assert seen == [aligned] * 4 + [read] * (len(seen) - 4) and len(seen) > 4
     assert "StyleAlign takes part in the base images alone" in outcome.infotext
     assert script.last.attention_auto_machine is cn.Machine.StyleAlign
+
+
+def test_after_another_model_took_the_unets_place_it_is_said(host, cn):
+    """The doubles' refiner is another object, and so is the model that comes back."""
+    host.install()
+    host.install("refiner.safetensors", accent=0.3)
+    script = cn.Script(host, cn.unit())
+
+    def leave(params):
+        vars(script.latest_network.model).pop("forward", None)
+
+    host.script_callbacks.on_cfg_denoised(leave)
+    outcome = host.txt2img(LOCAL, scripts=(script,))
+    assert "ControlNet takes part in the base image alone, as another model was loaded" in outcome.infotext
+    assert not cn.FOUND and "DemoFusion stopped" not in outcome.infotext
+
+
+@pytest.mark.parametrize("size", [(128, 128), (200, 150), (90, 333)], ids=str)
+def test_pictures_given_to_img2img_have_the_maps_of_their_phases(host, cn, size):
+    from PIL import Image
+
+    picture = Image.new("RGB", size, (200, 90, 30))
+    script = cn.Script(host, cn.unit())
+    p = host.of_picture(picture, LOCAL, scripts=(script,), width=size[0], height=size[1], denoising_strength=0.8)
+    outcome = host.run(p)
+    assert outcome.error is None and not host.swallowed and "DemoFusion stopped" not in outcome.infotext
+    assert cn.FOUND[-1][:2] == outcome.sizes[0][::-1]
+    assert script.last.shown
