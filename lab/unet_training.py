@@ -22,6 +22,8 @@ EMA = 0.998
 
 Log = Callable[[str], None]
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
+Draw = Callable[[torch.Generator], tuple[torch.Tensor, str, bool]]
+"""A picture in [-1, 1], its prompt, and whether it is a whole scene."""
 
 
 def alphas_cumprod() -> torch.Tensor:
@@ -40,7 +42,9 @@ class LatentSet:
     whole: torch.Tensor
 
 
-def encode_pictures(vae: VAE, seed: int, count: int, log: Log, device: torch.device) -> LatentSet:
+def encode_pictures(
+    vae: VAE, seed: int, count: int, log: Log, device: torch.device, draw: Draw = draw_picture
+) -> LatentSet:
     """Draws `count` training pictures and keeps their latents: the autoencoder costs more than the UNet.
 
     Each picture has a generator of its own, so that it does not matter how many are encoded at once.
@@ -48,7 +52,7 @@ def encode_pictures(vae: VAE, seed: int, count: int, log: Log, device: torch.dev
 
     @torch.no_grad()
     def encode(number: int) -> tuple[torch.Tensor, str, bool]:
-        picture, prompt, whole = draw_picture(torch.Generator().manual_seed(seed * 1_000_003 + number))
+        picture, prompt, whole = draw(torch.Generator().manual_seed(seed * 1_000_003 + number))
         mean, _ = vae.moments(picture[None].to(device))
         return mean[0].cpu() * SCALE_FACTOR, prompt, whole
 
