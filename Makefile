@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside clean
+.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
 
 # a process a core, a file at a time: two pools of threads on the same cores would slow each other down
 test: $(VENV)/ready $(VENV)/browser
@@ -73,6 +73,10 @@ bench-host: $(VENV)/ready
 # and beside the DemoFusion script of multidiffusion-upscaler, installed in it too; pictures in out/beside
 bench-beside: $(VENV)/ready
 	$(VENV)/bin/python -m bench.beside --url $(WEBUI_URL) --out out/beside
+
+# one picture by several processes, with a model that sleeps: the table of docs/ranks.md; a quarter of an hour, and no core
+bench-ranks: $(VENV)/ready
+	$(VENV)/bin/python -m bench.ranks $(BENCH)
 
 # --no-compile: most of what comes is never imported; a third of the time saved
 $(VENV)/ready: tests/requirements.txt

@@ -88,15 +88,30 @@ class BlurredRows:
         self.restores = True
 
     def __call__(self, row: int) -> torch.Tensor:
-        if self.plane is None or row != self.row:
+        if self.plane is None or not self._shows(row):
             self.plane = None  # before the next one is made: two rows never lie side by side
-            self.plane, self.row = self._blurred(row), row
+            self.plane = self._blurred(row)
+        self.row = row
+        if self.restores and self.blurs and row not in self.restored:
+            self._restore(row, self.plane[None])
         return self.plane
 
     def restore(self, row: int) -> None:
         """Without any patch of the row."""
         if row not in self.restored:
-            self._blurred(row)
+            self(row)
+
+    @property
+    def blurs(self) -> bool:
+        return self.kernel_size > 1 and self.std > 0
+
+    def _shows(self, row: int) -> bool:
+        """Whether the plane is this row's too: prompt and negative prompt are asked about one latent. Devices that would be
+        waited for are not asked."""
+        known = self.row
+        return row == known or (
+            known is not None and self.x.device.type == "cpu" and torch.equal(self.x[row], self.x[known])
+        )
 
     def _blurred(self, row: int) -> torch.Tensor:
         """By its own statistics: those of the padded row, as the authors' zeros are counted with the picture."""
@@ -105,12 +120,10 @@ class BlurredRows:
         blurred = gaussian_blur(whole, self.kernel_size, self.std, wrap=self.wrap)
         if blurred is not whole:
             with_statistics_(blurred, *statistics(whole))
-            del whole
-            if self.restores and row not in self.restored:
-                self._restore(row, x - (blurred if self.wrap else self.layout.crop(blurred)))
         return blurred[0]
 
-    def _restore(self, row: int, taken: torch.Tensor) -> None:
+    def _restore(self, row: int, blurred: torch.Tensor) -> None:
+        taken = self.x[row : row + 1] - (blurred if self.wrap else self.layout.crop(blurred))
         self.fused[row : row + 1].add_(taken, alpha=self.weight)
         self.restored.add(row)
 

@@ -40,7 +40,7 @@ class Share:
     ranks = 1
 
     def outputs(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        """The answers to all calls, in their order. Raises SharedOutOfMemory where several processes are at it."""
+        """The answers to all calls, in their order; to be read before the next are asked for. Raises SharedOutOfMemory where several processes are at it."""
         return [call.ask() for call in calls]
 
     def agree_(self, x: torch.Tensor) -> None:

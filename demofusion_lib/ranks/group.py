@@ -19,6 +19,7 @@ from ..core import Call, Share, SharedOutOfMemory, is_out_of_memory
 from ..core.sharing import assigned
 from .beats import Beats
 from .errors import RankError, RankLost
+from .room import Room
 from .wire import Wire, Word
 
 WELL, STOPPED, NO_MEMORY, FAILED = range(4)
@@ -42,6 +43,7 @@ class Ranks(Share):
 
     asked: whether its user wants the run to end: all ranks then raise KeyboardInterrupt where they next meet. heeds: or not.
     on_others: told how many rows other ranks have evaluated.
+    knows: whether it knows the ranks' devices (`use`).
     rows: how many the model was given by each rank. broken: why nothing can be shared any more, or None. unlike: whether
     the ranks' devices are of more than one kind. beside: how many of them are on this rank's machine, itself too.
     """
@@ -54,7 +56,7 @@ class Ranks(Share):
             self.members, backend="gloo", timeout=FOR_EVER, use_local_synchronization=group is not None
         )
         self.rank, self.ranks = dist.get_rank(control), dist.get_world_size(control)
-        self.device, self.unlike, self.beside = torch.device("cpu"), False, 1
+        self.device, self.knows, self.unlike, self.beside = torch.device("cpu"), False, False, 1
         self.beats = Beats(store, self.rank, self.ranks)
         self.wire = Wire(control, lambda: self.beats.lost)
         self.asked: Callable[[], bool] = lambda: False
@@ -64,6 +66,8 @@ class Ranks(Share):
         self.rows = [0] * self.ranks
         self.seconds: list[float | None] = [None] * self.ranks
         self.warm: set[int] = set()
+        self.sees = False
+        self.room: Room | None = None
         self.turn = 0
         self._agreed: BaseException | None = None
         self.beats.begin()
@@ -75,13 +79,15 @@ class Ranks(Share):
         places = {word.value for word in self.meet("places", value=number(place(device)))}
         machines = [word.value for word in self.meet("machines", value=number(platform.node()))]
         self.beside = machines.count(machines[self.rank])
+        self.sees = device.type == "cpu" and self.ranks == self.beside > 1 and hasattr(os, "memfd_create")
         types = sorted({text for text, _ in kinds})
         if len(types) > 1:
             raise ValueError(f"the ranks' devices are {' and '.join(types)}, allowed: all of one kind")
-        self.device, self.unlike = device, len(set(kinds)) > 1
+        self.device, self.knows, self.unlike = device, True, len(set(kinds)) > 1
         if device.type == "cuda" and dist.is_nccl_available() and len(places) == self.ranks:
             torch.cuda.set_device(device)
-            self.wire.data, self.wire.on_device = dist.new_group(self.members, backend="nccl"), True
+            self.wire.data = dist.new_group(self.members, backend="nccl")
+            self.wire.device, self.wire.on_device = device, True
 
     @property
     def is_first(self) -> bool:
@@ -140,19 +146,42 @@ class Ranks(Share):
         """All answers, from every rank's own, which go round in pieces of one size."""
         sizes = [math.prod(call.shape) * call.dtype.itemsize for call in calls]
         most = max(sum(size for size, owner in zip(sizes, owners) if owner == rank) for rank in range(self.ranks))
-        own = torch.empty(most, dtype=torch.uint8, device=self.device)
+        sides = self._sides(most)
+        own = torch.empty(most, dtype=torch.uint8, device=self.device) if sides is None else sides[self.rank]
         at = 0
         for values in made:
             flat = values.contiguous().view(-1).view(torch.uint8)
             own[at : at + flat.numel()] = flat
             at += flat.numel()
-        gathered, ends = self._guarded(lambda: self.wire.gather(own)), [0] * self.ranks
+        if sides is None:
+            gathered = self._guarded(lambda: self.wire.gather(own))
+        else:
+            gathered = sides
+            self.wire.shared += most * (self.ranks - 1)
+            self.meet("written")
+        ends = [0] * self.ranks
         found = []
         for call, owner, size in zip(calls, owners, sizes):
             part = gathered[owner][ends[owner] : ends[owner] + size]
             ends[owner] += size
             found.append(aligned(part, call.dtype).view(call.shape))
         return found
+
+    def _sides(self, most: int) -> list[torch.Tensor] | None:
+        """Memory that all ranks see, where they are on one machine and reckon on its processor; else None."""
+        if not self.sees:
+            return None
+        if self.room is None or self.room.size < most:
+            self._close()
+            self.room = Room(most)
+            names = [word.text for word in self.meet("room", text=self.room.named)]
+            self.sees = bool(self.least(int(self.room.see(names))))
+        return self.room.sides(most) if self.sees else None
+
+    def _close(self) -> None:
+        if self.room is not None:
+            self.room.close()
+            self.room = None
 
     def least(self, value: int) -> int:
         return min(word.value for word in self.meet("least", value=value))
@@ -275,6 +304,7 @@ class Ranks(Share):
                 self.heeds = False
                 self.meet("end")
         finally:
+            self._close()
             self.beats.end()
 
 

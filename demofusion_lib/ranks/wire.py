@@ -53,14 +53,15 @@ class Word:
 class Wire:
     """control: a group of gloo's. lost: why the ranks can't be counted on, or None.
 
-    data: the group that tensors go through, on_device from the device itself. calls, sent, received: how many collective
-    operations and bytes there have been, of this rank.
+    data: the group that tensors go through, from `device`; on_device: whether that is a card. calls, sent, received: how
+    many collective operations and bytes there have been, of this rank; shared: bytes seen where they are (`room`).
     """
 
     def __init__(self, control: Any, lost: Callable[[], str | None]):
-        self.control, self.data, self.on_device, self.lost = control, control, False, lost
+        self.control, self.data, self.lost = control, control, lost
+        self.device, self.on_device = torch.device("cpu"), False
         self.rank, self.ranks = dist.get_rank(control), dist.get_world_size(control)
-        self.calls = self.sent = self.received = 0
+        self.calls = self.sent = self.received = self.shared = 0
 
     def meet(self, word: Word) -> list[Word]:
         """Everybody's words, by rank."""
@@ -68,12 +69,12 @@ class Wire:
 
     def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Everybody's values `(bytes,)`, of one size and on this rank's own device."""
-        there = values if self.on_device else values.cpu()
+        there = values.to(self.device)
         return [one.to(values.device) for one in self._gathered(there, self.data)]
 
     def broadcast(self, values: torch.Tensor, source: int) -> torch.Tensor:
         """The source's values; of the others their shape and type alone are looked at."""
-        there = values.contiguous() if self.on_device else values.contiguous().cpu()
+        there = values.contiguous().to(self.device)
         flat = there.view(-1).view(torch.uint8)
         flat = flat.clone() if flat.data_ptr() == values.data_ptr() else flat
         self._count(flat.numel() if self.rank == source else 0, 0 if self.rank == source else flat.numel())
@@ -106,7 +107,7 @@ class Wire:
     def _there(self, values: torch.Tensor) -> torch.Tensor:
         """Its bytes where they go from or come to."""
         flat = values.view(-1).view(torch.uint8)
-        return flat if self.on_device else flat.cpu()
+        return flat.to(self.device)
 
     def _global(self, rank: int) -> int:
         return dist.get_global_rank(self.data, rank)

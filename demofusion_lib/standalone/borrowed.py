@@ -12,7 +12,9 @@ from ..core import Phase, PhaseEngine, centre_crop, statistics, step_starts
 from .drawing import Drawing, Finished, Order
 from .guidance import Guided, passes
 from .lending import Lender
+from .models import LATENT_CHANNELS
 from .prompts import Encoded
+from .ranks import check_shared, of_program, use
 from .samplers import Solver
 
 OnStep = Callable[[int, int, float, torch.Tensor], None]
@@ -28,7 +30,10 @@ class Borrowed(Drawing):
 
     def __init__(self, lender: Lender, order: Order, callback: object = None, on_step: OnStep | None = None):
         self.lender, self.callback, self.on_step = lender, callback, on_step
-        super().__init__(lender.model(), order)
+        model, ranks = lender.model(), of_program()
+        use(ranks, model.device)
+        super().__init__(model, order, ranks=ranks)
+        check_shared(ranks, {self.phase_sampler.name: self.phase_sampler.solver})
 
     def _encode(self) -> None:
         order, texts = self.order, self.lender.asked.texts
@@ -47,15 +52,30 @@ class Borrowed(Drawing):
 
     def _base(self) -> Finished:
         begun = perf_counter()
-        latent = self.lender.first(self.callback).to(self.model.device)
+        latent = self._first()
         self._draw_seeds()
         seconds = perf_counter() - begun
         return Finished(
             1, latent, self.plan.base_evaluations, seconds, statistics(centre_crop(latent, *self.plan.base_lat))
         )
 
+    def _first(self) -> torch.Tensor:
+        """The pipeline's own latent; where several processes draw, the first one's."""
+
+        def draw() -> torch.Tensor:
+            return self.lender.first(self.callback).to(self.model.device)
+
+        if self.ranks is None:
+            return draw()
+        height, width = self.order.base_lat
+        like = torch.empty(len(self.order.prompts), LATENT_CHANNELS, height, width, device=self.model.device)
+        return self.ranks.made_once(draw, like)
+
     def _draw_seeds(self) -> None:
-        self.order = replace(self.order, seeds=seeds_from(self.lender.asked.generator, len(self.order.prompts)))
+        def draw() -> list[int]:
+            return seeds_from(self.lender.asked.generator, len(self.order.prompts))
+
+        self.order = replace(self.order, seeds=draw() if self.ranks is None else self.ranks.told(draw))
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         engine = super()._engine(phase, previous, before)

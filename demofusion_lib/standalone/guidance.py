@@ -187,7 +187,10 @@ class Guided:
         """The answer of one call, like `like`, which is one process's where several draw: in halves its rows would be others."""
         cells = (self.model.native_px // LATENT_PX) ** 2
         call = Call(ask, len(like), tuple(like.shape), like.dtype, len(like) * like.shape[-2] * like.shape[-1] / cells)
-        return self.share.outputs([call])[0]
+        answer = self.share.outputs([call])[0]
+        return (
+            answer if self.share.alone else answer.clone()
+        )  # a sampler keeps it, and others' memory is written to again
 
     def _network(self, x: torch.Tensor, t: float, rows: Sequence[int]) -> torch.Tensor:
         model, now = self.model, looking()

@@ -21,6 +21,7 @@ from .errors import UserError
 from .given import picture_of
 from .lending import Lender, check_pipeline, handed_on, own_default
 from .names import find_phase_sampler, with_todays_names
+from .ranks import each
 from .road import Road
 from .schedulers import ALIKE, sampler_of
 
@@ -166,7 +167,7 @@ class Run:
             drawing.way = Way(self.params.vae, self.note, self.road.coded)
             with self.lender.vae_as_needed():
                 try:
-                    for phase in drawing.phases():
+                    for phase in each(drawing.ranks, drawing.phases()):
                         pipe.finished.append(phase)
                         pipe.__dict__["phase"] = phase.number + 1
                         if self.params.keep_phases:
@@ -251,8 +252,7 @@ class Run:
             return phase.latent, None
         checker, watermark = getattr(pipe, "safety_checker", None), getattr(pipe, "watermark", None)
         if kind == "pil" and checker is None and watermark is None and phase.picture is None:
-            assert drawing.way is not None
-            return decode(drawing.model, phase.latent, replace(drawing.way, finish=drawing.held)), None
+            return decode(drawing.model, phase.latent, replace(drawing._way, finish=drawing.held)), None
         pixels = self._pixels(phase)
         if watermark is not None:
             pixels = watermark.apply_watermark(pixels)
@@ -267,8 +267,7 @@ class Run:
         drawing = self.drawing
         if phase.picture is not None:
             return phase.picture.expand(self.asked.images, -1, -1, -1)
-        assert drawing.way is not None
-        return torch.cat([drawing.held(pixels_of(drawing.model, one[None], drawing.way)) for one in phase.latent])
+        return torch.cat([drawing.held(pixels_of(drawing.model, one[None], drawing._way)) for one in phase.latent])
 
 
 def _as(kind: str, pixels: torch.Tensor, plain: Sequence[bool]) -> Any:

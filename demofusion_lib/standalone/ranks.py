@@ -128,7 +128,7 @@ def device_of(name: str, ranks: Ranks | None) -> str:
 
 def use(ranks: Ranks | None, device: torch.device) -> None:
     """Raises UserError for devices that can't draw one picture."""
-    if ranks is not None:
+    if ranks is not None and not (ranks.knows and ranks.device == device):
         try:
             ranks.use(device)
         except ValueError as error:

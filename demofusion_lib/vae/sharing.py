@@ -103,7 +103,11 @@ def hand_over(
         return Tile(*rows, 0, width)
 
     def outgoing() -> list[tuple[int, torch.Tensor]]:
-        return [(to, plane.read(tile(rows)).contiguous()) for source, to, rows in found if source == sharing.rank]
+        return [
+            (to, plane.read(tile(rows)).to(like.device).contiguous())
+            for source, to, rows in found
+            if source == sharing.rank
+        ]
 
     to = sharing.together(outgoing, "rows")
     of = [

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
-from demofusion_lib import vae
+from demofusion_lib import DemoFusionPipeline, vae
 from demofusion_lib.core import Call
 from demofusion_lib.core.sharing import assigned, balanced_size, split
 from demofusion_lib.params import Params
@@ -22,6 +23,7 @@ from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.guidance import Guided
 from demofusion_lib.standalone.models import Model
 from demofusion_lib.standalone.names import SAMPLERS
+from demofusion_lib.standalone.ranks import of_program
 from demofusion_lib.vae import exact
 
 from .forks import FORKS, forked
@@ -177,3 +179,23 @@ def test_out_of_memory_in_one_is_everybodys(models: dict[str, Model], tmp_path: 
     whole = forked(0, tmp_path / "one", short)[0]
     for phases, reduced, size in forked(2, tmp_path / "two", short):
         assert phases == whole[0] and reduced == (6, 3) and size == 3
+
+
+def test_the_pipeline_in_a_process_group(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Every rank gets the picture of one process, and where nobody gives a generator the first one's."""
+    wrapped = StableDiffusionPipeline.from_pretrained(str(folders["sd"]))
+    wrapped.set_progress_bar_config(disable=True)
+
+    def drawn(ranks: Ranks | None) -> tuple[str, str, list[int]]:
+        demo = DemoFusionPipeline.from_pipe(wrapped)
+        demo.set_progress_bar_config(disable=True)
+        given = {"scale": 2, "window_batch": 3, "num_inference_steps": 2, "preset": "fast", "output_type": "pt"}
+        torch.manual_seed(0 if ranks is None else ranks.rank)
+        own = demo("a red disc", generator=torch.Generator().manual_seed(4), **given).images
+        unseeded = demo("a red disc", **given).images
+        found = of_program()
+        return digest(own), digest(unseeded), list(found.rows) if found else []
+
+    whole = forked(0, tmp_path / "one", drawn)[0]
+    first, second = forked(2, tmp_path / "two", drawn)
+    assert first == second and first[:2] == whole[:2] and min(first[2]) > 0
