@@ -173,7 +173,7 @@ class Ranks(Share):
             return None
         if self.room is None or self.room.size < most:
             self._close()
-            self.room = Room(most)
+            self.room = Room(most * 5 // 4)  # shares shift from step to step
             names = [word.text for word in self.meet("room", text=self.room.named)]
             self.sees = bool(self.least(int(self.room.see(names))))
         return self.room.sides(most) if self.sees else None
