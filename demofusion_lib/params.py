@@ -262,6 +262,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("phase_prompt", "Phase prompt", "", "What the phases draw; empty takes the base image's prompt. Styles are added, and extra networks that it names take the place of the base image's, as in Hires. fix.", is_prompt=True),
     Setting("phase_negative", "Phase negative prompt", "", "What the phases do not draw; empty takes the base image's negative prompt.", is_prompt=True),
     Setting("regions", "Regions", "", "Prompts for parts of the picture, which the phases draw there in place of theirs: a JSON list of boxes or masks, or prompts parted by ADDCOL and ADDROW (docs/prompts.md).", is_prompt=True, reads=read_regions, form=FORM),
+    Setting("tile_units", "Tile units follow", False, "ControlNet's tile units get the picture of the phase before as their map, so that a phase keeps to it; off leaves them their own. It takes a decode a phase."),
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -358,6 +359,7 @@ class Params:
     phase_prompt: str
     phase_negative: str
     regions: str
+    tile_units: bool
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> Params:

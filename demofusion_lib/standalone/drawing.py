@@ -22,7 +22,7 @@ from ..core import (
     upsample,
 )
 from ..memory import window_batch
-from ..params import LATENT_PX, Params
+from ..params import LATENT_PX, Params, SettingsError
 from ..plan import LATENT_CHANNELS, Plan
 from ..ranks import Ranks
 from ..saved import SavedPhase
@@ -116,6 +116,8 @@ class Drawing:
 
     def __post_init__(self) -> None:
         order = self.order
+        if order.params.tile_units:
+            raise SettingsError("tile_units is True, allowed: False, as its units are those of the webui's ControlNet")
         self.sampler, self.scheduler = find_sampler(order.sampler, order.scheduler)
         own = find_phase_sampler(order.params, order.sampler, order.scheduler)
         self.phase_sampler, self.phase_scheduler = own

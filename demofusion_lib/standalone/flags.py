@@ -24,6 +24,8 @@ from .names import (
 from .toy import TOY
 
 OUT = Path("out/demofusion")
+NOT_HERE = ("enabled", "resume", "tile_units")
+"""Settings that are no flags like the others: of the webui alone, or of another kind."""
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
 STRENGTH = 0.5
@@ -182,14 +184,14 @@ def parser() -> Parser:
     )
     group = made.add_argument_group("DemoFusion")
     for setting in SETTINGS:
-        if setting.name not in ("enabled", "resume"):
+        if setting.name not in NOT_HERE:
             add_setting(group, setting)
     return made
 
 
 def params_of(args: argparse.Namespace) -> Params:
     """All but `resume`, which here may be a path that is no text."""
-    named = {s.name: getattr(args, s.name) for s in SETTINGS if s.name not in ("enabled", "resume")}
+    named = {s.name: getattr(args, s.name) for s in SETTINGS if s.name not in NOT_HERE}
     said = {name: value for name, value in named.items() if value is not None}
     return with_todays_names(Params.from_names(said | {"enabled": True}))
 

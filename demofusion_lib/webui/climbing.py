@@ -16,7 +16,7 @@ from ..plan import LATENT_CHANNELS
 from ..saved import SavedPhase
 from .controlnet import ControlNet
 from .decoding import DecodingInterrupted, TiledDecode, tiled
-from .enlarging import Coder
+from .enlarging import Coder, Still
 from .formats import LIMITS_PX, too_large
 from .given import Given, check_room, is_given, start_of
 from .kept import end_with, keep_images
@@ -52,7 +52,7 @@ class Climb:
             check_room(self.plan)
         self.mask: Masked | None = self.given.mask if self.given else None
         self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
-        self.control = ControlNet(p, self.plan, self._tell, self.coder.encode)
+        self.control = ControlNet(p, self.plan, self._tell, Coder(p, self.plan.params.vae, self._tell, Still()))
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()

@@ -24,6 +24,7 @@ from ..core import Looking, Phase, looking
 from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
 from ..params import LATENT_PX
 from ..plan import Plan
+from .enlarging import Coder
 
 MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")
 """Kinds of units that have a map of the picture, as the extension names them."""
@@ -32,8 +33,6 @@ BASE_ONLY, PHASES_ONLY = "Low res only", "High res only"
 SEPARATE = "Each ControlNet unit for each image in a batch"
 LAST_T = 999.0
 
-Encode = Callable[[torch.Tensor], torch.Tensor]
-"""`encode(pixels)`: the latent of `(1, 3, height, width)` in [-1, 1]."""
 Lent = list[tuple[Any, str, Any]]
 
 
@@ -151,14 +150,15 @@ class Unit:
 
 
 class ControlNet:
-    """The units of one batch, for its phases. tell: given what a user should know. encode: the host's VAE."""
+    """The units of one batch, for its phases. tell: given what a user should know. coder: the host's VAE."""
 
-    def __init__(self, p: Any, plan: Plan, tell: Callable[[str], None], encode: Encode):
-        self.p, self.plan, self.tell, self.encode = p, plan, tell, encode
+    def __init__(self, p: Any, plan: Plan, tell: Callable[[str], None], coder: Coder):
+        self.p, self.plan, self.tell, self.coder = p, plan, tell, coder
         self.script = script_of(p)
         self.network = self.script.latest_network if self.script else None
         self.pairs = list(zip(self.network.control_params, self.script.enabled_units)) if self.script else []
         self.units: list[Unit] = []
+        self.picture: torch.Tensor | None = None
 
     @property
     def modules(self) -> list[torch.nn.Module]:
@@ -178,11 +178,14 @@ class ControlNet:
         return lending(self._without([param for param, unit in self.pairs if option_of(unit) == PHASES_ONLY]))
 
     @contextlib.contextmanager
-    def phase(self, phase: Phase) -> Iterator[None]:
-        """While a phase is drawn."""
+    def phase(self, phase: Phase, before: torch.Tensor) -> Iterator[None]:
+        """While a phase is drawn. before: the latent that the one before has ended with."""
+        self.before = before
         drawing = [(i, *pair) for i, pair in enumerate(self.pairs) if option_of(pair[1]) != BASE_ONLY]
         drawing = [] if self._is_separate() or not self._is_attached() else drawing
         try:
+            if self.plan.params.tile_units and not any(is_tile(unit) for _, _, unit in drawing):
+                self.tell("no unit of ControlNet's is a tile unit, so that none follows the phase before")
             units = [self._unit(*each, phase) for each in drawing]
             self.units = [unit for unit in units if unit is not None]
             drawn = [unit.param for unit in self.units]
@@ -191,7 +194,7 @@ class ControlNet:
                 yield
             self._finish(phase)
         finally:
-            self.units = []
+            self.units, self.picture = [], None
 
     @contextlib.contextmanager
     def following(self, now: Looking) -> Iterator[None]:
@@ -262,7 +265,10 @@ class ControlNet:
             )
             return None
         kind = SMOOTH if base.shape[1] > 3 else kind_of(base)
-        whole = self._map(index, param, unit, phase, kind).to(base)
+        if self.plan.params.tile_units and is_tile(unit):
+            kind, whole = SMOOTH, self._picture(phase).to(base)
+        else:
+            whole = self._map(index, param, unit, phase, kind).to(base)
         made = Unit(param, Plane(whole, HOW[kind], HOW[LABELS] if base.shape[1] > 3 else ""))
         module = str(unit.module)
         if "colorfix" in module or "inpaint_only" in module:
@@ -280,8 +286,17 @@ class ControlNet:
         return getattr(self.p.sd_model.model, "conditioning_key", None) in ("hybrid", "concat")
 
     def _encoded(self, pixels: torch.Tensor) -> Plane:
-        latent = torch.cat([self.encode(one[None]) for one in pixels])
+        latent = torch.cat([self.coder.encode(one[None]) for one in pixels])
         return Plane(latent.to(devices.device, devices.dtype_unet), "cells")
+
+    def _picture(self, phase: Phase) -> torch.Tensor:
+        """What the phase before has drawn, in this one's size; `(images, 3, height, width)` in [0, 1]."""
+        if self.picture is None:
+            size_px = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
+            pictures = [self.coder.decode(latent[None]) for latent in self.before]
+            shades = torch.cat(pictures).add(1).div(2).clamp(0, 1)
+            self.picture = at_size(shades, size_px, SMOOTH)
+        return self.picture
 
     def _map(self, index: int, param: Any, unit: Any, phase: Phase, kind: str) -> torch.Tensor:
         """The unit's map in the phase's size: as the extension finds it, else the base image's own enlarged."""
@@ -361,6 +376,11 @@ class ControlNet:
             if kind_name(param) == "IPAdapter" and mask is not None:
                 lent.append((param.control_model, "apply_effective_region_mask", masking(self._region(mask, phase))))
         return lent
+
+
+def is_tile(unit: Any) -> bool:
+    """By the names of its preprocessor and its model, as the extension tells its types by them."""
+    return "tile" in f"{unit.module} {getattr(unit, 'model', '')}".lower()
 
 
 def is_finishing(module: str) -> bool:

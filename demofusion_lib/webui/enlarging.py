@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,19 @@ from .parts import scale_of, vae_of
 from .progress import Progress
 
 
+class Still:
+    """A progress that shows nothing: of what is coded within a part of the run that shows its own."""
+
+    def between(self, kind: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def tile(self, share: float) -> None: ...
+
+
 class Coder:
     """mode: the setting `vae`. tell: given what a user should know."""
 
-    def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Progress):
+    def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Progress | Still):
         self.model = p.sd_model
         self.mode = mode
         self.folder = folder_of(p)

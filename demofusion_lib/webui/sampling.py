@@ -193,7 +193,7 @@ class PhaseSampler:
 
     def __call__(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The phase's latent, before it is brought back to phase 1's statistics. Raises PhaseInterrupted."""
-        with self.progress.phase(phase), lent(self.p), self.hypertile.lent(), self.control.phase(phase):
+        with self.progress.phase(phase), lent(self.p), self.hypertile.lent(), self.control.phase(phase, before):
             self._set_conditions(phase)
             return self._sample(phase, previous, before)
 

@@ -32,6 +32,7 @@ GROUPS: dict[str, Rows] = {
         ("phase_prompt", "phase_negative"),
         ("regions",),
         ("enlarge",),
+        ("tile_units",),
     ),
     "Method": (
         ("skip_residual", "a1"),

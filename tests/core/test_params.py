@@ -69,6 +69,7 @@ FROZEN = [
     ("phase_prompt", "demofusion_phase_prompt", "DemoFusion phase prompt", ""),
     ("phase_negative", "demofusion_phase_negative", "DemoFusion phase negative", ""),
     ("regions", "demofusion_regions", "DemoFusion regions", ""),
+    ("tile_units", "demofusion_tile_units", "DemoFusion tile units", False),
 ]
 DEFAULTS = {name: default for name, _, _, default in FROZEN} | {"preset": "none"}
 """Of everything, where no preset is named: the authors'."""
@@ -111,6 +112,7 @@ OTHER = {
     "phase_prompt": "a cat",
     "phase_negative": "blurry",
     "regions": "a cat ADDCOL a dog",
+    "tile_units": True,
 }
 
 NUMBERS = [setting for setting in SETTINGS if setting.low is not None]

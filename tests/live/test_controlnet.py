@@ -155,3 +155,15 @@ def test_an_inpaint_unit_keeps_what_is_outside_of_its_mask(names: dict[str, str]
     drawn = draw([shown], {}).picture
     assert apart(drawn.crop((176, 0, 256, 256)), picture.crop((176, 0, 256, 256))) <= 1
     assert mean_apart(drawn.crop((0, 0, 80, 256)), picture.crop((0, 0, 80, 256))) > 10
+
+
+def test_tile_units_follow_the_phase_before(names: dict[str, str]) -> None:
+    """Whatever picture of their own they have."""
+    settings = {"tile_units": True}
+    units = [
+        [unit(names["controlnet"], picture, module="tile_resample", hr_option="High res only")]
+        for picture in (HERE, THERE)
+    ]
+    one, other = (draw(shown, settings) for shown in units)
+    assert apart(one.picture, other.picture) == 0
+    assert mean_apart(draw(units[0], {}).picture, one.picture) > FAINT

@@ -370,3 +370,24 @@ def test_pictures_given_to_img2img_have_the_maps_of_their_phases(host, cn, size)
     assert outcome.error is None and not host.swallowed and "DemoFusion stopped" not in outcome.infotext
     assert cn.FOUND[-1][:2] == outcome.sizes[0][::-1]
     assert script.last.shown
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_tile_units_are_shown_what_the_phase_before_has_drawn(host, cn, images):
+    """Each picture of a batch its own; the other units keep their maps."""
+    settings = {**LOCAL, "tile_units": True}
+    units = [{"module": "tile_resample"}, {"module": "depth", "seed": 2, "weight": 0.5}]
+    found, *_ = added(host, cn, units, settings, batch_size=images, width=96)
+    base = torch.cat(host.txt2img(None, batch_size=images, width=96).latents)
+    drawn = base[:, :3].div(4).clamp(-1, 1).add(1).div(2).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    larger = F.interpolate(drawn, scale_factor=2, mode="bicubic").clamp(0, 1)
+    expected = cn.linear(larger) + 0.5 * cn.linear(cn.picture(256, 192, seed=2))
+    assert near(found, expected.repeat(2, 1, 1, 1))
+
+
+def test_a_tile_model_is_known_by_its_name_and_none_is_missed(host, cn):
+    added(host, cn, [{"model": "control_v11f1e_sd15_tile [a371b31b]", "module": "none"}], {**LOCAL, "tile_units": True})
+    assert not cn.FOUND
+    for units in ([], [cn.unit(module="canny")]):
+        outcome = host.txt2img({**LOCAL, "tile_units": True}, scripts=(cn.Script(host, *units),))
+        assert "no unit of ControlNet's is a tile unit, so that none follows the phase before" in outcome.infotext

@@ -15,7 +15,7 @@ CHANGED = {
     "vae": "host", "save_phases": False, "resume": "", "start": 601, "residual": "x0", "gate": 0.1, "window_weight": "gaussian",
     "guidance": "low-pass", "guidance_until": 300, "preset": "fast", "phase_sampler": "DPM++ 2M",
     "phase_scheduler": "Karras", "enlarge": "pixels", "phase_cfg": 2.0, "phase_prompt": "sea, sun", "phase_negative": "fog",
-    "regions": "sea ADDCOL sun",
+    "regions": "sea ADDCOL sun", "tile_units": True,
 }  # fmt: skip
 
 
