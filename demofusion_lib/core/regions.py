@@ -66,11 +66,14 @@ def shares_of(regions: Sequence[Region], height_lat: int, width_lat: int) -> tor
 
     Regions that lie on each other share by their weights; where they don't add up to 1, the main prompt has the rest.
     """
-    planes = torch.stack([region.plane(height_lat, width_lat) for region in regions])
-    total = planes.sum(0)
-    shares = torch.cat([(1 - total).clamp_(min=0)[None], planes.div_(total.clamp(min=1))])
-    shares[shares < NEGLIGIBLE] = 0
-    return shares.div_(shares.sum(0)).float()
+    shares = torch.empty(1 + len(regions), height_lat, width_lat)
+    for share, region in zip(shares[1:], regions):
+        share.copy_(region.plane(height_lat, width_lat))
+    total = shares[1:].sum(0)
+    shares[0] = (1 - total).clamp_(min=0)
+    shares[1:].div_(total.clamp_(min=1))
+    shares.masked_fill_(shares < NEGLIGIBLE, 0)
+    return shares.div_(shares.sum(0))
 
 
 class PlacedPrompts:
@@ -81,15 +84,19 @@ class PlacedPrompts:
     """
 
     def __init__(self, regions: Sequence[Region], size_lat: tuple[int, int]):
-        self.size_lat = size_lat
-        self.shares = shares_of(regions, *size_lat)
+        self.regions, self.size_lat = regions, size_lat
         self._like: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         self._known: dict[Any, list[tuple[int, ...]]] = {}
 
     @cached_property
+    def shares(self) -> torch.Tensor:
+        """As `shares_of`. Who only plans does not keep them."""
+        return shares_of(self.regions, *self.size_lat)
+
+    @cached_property
     def _present(self) -> torch.Tensor:
         """Where each has a share, `(prompts, height, width)`."""
-        return self.shares.gt(0)
+        return shares_of(self.regions, *self.size_lat).gt(0)
 
     def _within(self, rows: Sequence[int], cols: Sequence[int]) -> tuple[int, ...]:
         """Those that have a share in these rows and columns of the picture."""

@@ -72,7 +72,7 @@ class OnePrompt(PlacedPrompts):
 
     def __init__(self, size_lat: tuple[int, int]):
         super().__init__([Region("")], size_lat)
-        self.shares = torch.ones(1, *size_lat)
+        self.shares = torch.ones(1, *size_lat)  # a cached property of the class
 
     def of_windows(self, grid: WindowGrid) -> list[tuple[int, ...]]:
         return [(0,)] * len(grid)

@@ -7,8 +7,10 @@ it is brought back to the base image's statistics, is the mean of those of whole
 import importlib
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from demofusion_lib.core import phases as core_phases
 from demofusion_lib.core.regions import shares_of
@@ -200,3 +202,43 @@ def test_infotext_and_pasting(host):
     found = host.infotext_utils.parse_generation_parameters(outcome.infotext)
     assert host.params.Params.from_infotext(found).regions == text
     assert outcome.p.prompts == ["cat"]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["picture", "masked"])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_of_a_given_picture(exact, monkeypatch, tmp_path, masked, strength):
+    """Regions are shares of what is drawn of it; outside of a mask nothing is."""
+    exact.opts.data["demofusion_native_sd1"] = 64
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(1).integers(60, 200, (16, 16, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    more = {"mask": Image.new("L", (64, 64), 255), "inpaint_full_res": False} if masked else {}
+    more = {"width": 64, "height": 64, "denoising_strength": strength, "mask_blur": 0, "inpainting_fill": 1, **more}
+
+    def drawn(**settings):
+        outcome = exact.run(exact.of_picture(Image.fromarray(values), {**PLAIN, **settings}, **more))
+        assert outcome.error is None and not exact.swallowed
+        return outcome.latents[-1]
+
+    wanted = torch.stack([drawn(phase_prompt=text) for text in ("cat", "sea", "sun")])
+    shares = shares_of(regions_of(json.dumps(REGIONS)), *wanted.shape[-2:])
+    result = drawn(regions=REGIONS)
+    assert float((result - (wanted * shares[:, None, None]).sum(0)).abs().max()) < 2e-5 * float(wanted.abs().max())
+    assert not torch.allclose(result, wanted[0], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": 72, "height": 200}, {"width": 64, "height": 64, "n_iter": 2, "batch_size": 3}, {"cfg_scale": 1},
+        {"prompt": "", "negative_prompt": ""}, {"sampler_name": "DPM++ SDE"}, {"enable_hr": True},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "regions",
+    ["ADDCOL", [{"prompt": "", "box": [0.999, 0.999, 1, 1]}], [{"prompt": "a", "box": [0, 0, 1, 1], "weight": 0.001, "feather": 1}]],
+    ids=["empty", "speck", "faint"],
+)  # fmt: skip
+def test_odd_ones_draw(host, regions, fields):
+    outcome = host.txt2img({"scale": 1.3, "regions": regions}, **fields)
+    assert all(torch.isfinite(one).all() for one in outcome.latents) and not host.swallowed
