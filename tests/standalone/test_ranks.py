@@ -39,7 +39,7 @@ def order(
 
 
 ORDERS = {
-    **{f"sd {sampler}": order(sampler) for sampler in SAMPLERS if sampler != "DPM adaptive"},
+    **{f"sd {sampler}": order(sampler, scale=1.5) for sampler in SAMPLERS if sampler != "DPM adaptive"},
     "sd DPM adaptive": order("DPM adaptive", scale=1.5, window_batch=16),  # it takes its time
     "sd low-pass, x0, sin2": order(guidance="low-pass", residual="x0", window_weight="sin2", window_batch=1),
     "sd two portraits by pixels": order(images=2, size=(64, 96), enlarge="pixels"),
