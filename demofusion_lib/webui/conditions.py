@@ -47,6 +47,8 @@ class CropCorner:
     @classmethod
     def of(cls, sd_model: Any, origin_px: tuple[int, int]) -> CropCorner | None:
         """None for a model without a crop corner. `origin_px` is the `(top, left)` that the host tells it of the image."""
+        if getattr(sd_model, "is_sdxl", False) and hasattr(sd_model, "embedder"):
+            return cls.of_embedder(sd_model, origin_px)
         embedders = list(getattr(getattr(sd_model, "conditioner", None), "embedders", ()))
         keys = [getattr(embedder, "input_key", None) for embedder in embedders]
         if "crop_coords_top_left" not in keys:
@@ -55,6 +57,18 @@ class CropCorner:
         widths = [e.outdim * SIZE_KEYS[k] if k in SIZE_KEYS else 0 for e, k in zip(embedders, keys)]
         end = sum(widths[position + 1 :])
         return cls((end + widths[position], end), embedders[position], origin_px)
+
+    @classmethod
+    def of_embedder(cls, sd_model: Any, origin_px: tuple[int, int]) -> CropCorner:
+        """Of Forge's SDXL, which embeds each number by itself: behind the corner stand the target's size or, of a refiner,
+        one aesthetic score."""
+        width = int(sd_model.embedder(torch.zeros(1)).shape[-1])
+        end = width if type(sd_model).__name__.endswith("Refiner") else 2 * width
+        return cls(
+            (end + 2 * width, end),
+            lambda numbers: sd_model.embedder(numbers.flatten()).view(len(numbers), -1),
+            origin_px,
+        )
 
     def write(self, vector: torch.Tensor, now: Looking) -> torch.Tensor:
         """`vector (n, width)` with the corner of each local window; what shows the whole picture keeps the image's own."""

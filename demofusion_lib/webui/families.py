@@ -62,12 +62,25 @@ def on_cpu(base: Any) -> Any:
     return twin
 
 
+class Interpolated:
+    """Timesteps between the whole ones, which are all that Forge's own levels know."""
+
+    def __init__(self, sigmas: torch.Tensor):
+        self.log_sigmas = sigmas.detach().cpu().log()
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        log = sigma.log().clamp(self.log_sigmas[0], self.log_sigmas[-1])
+        low = (torch.searchsorted(self.log_sigmas, log, right=True) - 1).clamp(0, len(self.log_sigmas) - 2)
+        below, above = self.log_sigmas[low], self.log_sigmas[low + 1]
+        return low + (log - below) / (above - below)
+
+
 class SigmaFamily:
     """`level` is a tensor of sigmas on the CPU."""
 
     def __init__(self, base: Any):
         self.base = base
-        self.levels = on_cpu(base)
+        self.levels = Interpolated(base.sigmas) if hasattr(base, "predictor") else on_cpu(base)
         self.timesteps: dict[float, float] = {}
         """By sigma, what has been looked up: every evaluation asks several times."""
         self.schedules: dict[tuple[int, float], torch.Tensor] = {}

@@ -37,9 +37,10 @@ def made(component: Any) -> None:
 
         component.click = wire
         wired = wire(*args, **kwargs)
+        same = {name: kwargs[name] for name in ("_js", "js", "inputs", "outputs") if name in kwargs}
         button.click(
             fn=wrap_gradio_gpu_call(enlarge, extra_outputs=[gr.update(), gr.update(), gr.update()]),
-            _js=kwargs["_js"], inputs=kwargs["inputs"], outputs=kwargs["outputs"], show_progress=False,
+            show_progress=False, **same,
         )  # fmt: skip
         return wired
 

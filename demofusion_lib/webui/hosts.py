@@ -12,7 +12,7 @@ from modules import shared
 from ..params import SettingsError, quoted
 
 FIRST = "AUTOMATIC1111's webui"
-FORGES = ("reForge",)
+FORGES = ("reForge", "Forge")
 """Those of Forge's family that the engine has been seen to draw in."""
 
 

@@ -106,6 +106,8 @@ def dress(tiny, kind):
     objects = ForgeObjects(UnetPatcher(Model(tiny, kind)), None, vae, None)
     tiny.forge_objects, tiny.forge_objects_original = objects, objects.shallow_copy()
     tiny.forge_objects_after_applying_lora = objects.shallow_copy()
+    if kind == "Forge" and tiny.is_sdxl:
+        tiny.embedder = type(tiny.conditioner.embedders[1])("one number")
     tiny.is_sd1, tiny.is_sd2 = not tiny.is_sdxl, False
     return tiny
 

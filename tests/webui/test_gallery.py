@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import types
 from types import SimpleNamespace
 
 import gradio as gr
@@ -153,6 +154,19 @@ def test_it_stands_beside_the_hosts_and_takes_and_answers_the_same(host, page):
     assert len(theirs) == 2 and len(mine) == 1
     for name in ("inputs", "outputs", "js", "show_progress"):
         assert mine[0][name] == theirs[0][name]
+
+
+@pytest.mark.parametrize("word", ["_js", "js"])
+def test_the_browsers_part_by_the_name_that_gradio_has_for_it(host, monkeypatch, word):
+    """Forge's page says `js` where others say `_js`: an error there takes its API down."""
+    gallery, wired = importlib.import_module("demofusion_lib.webui.gallery"), []
+    ours = types.SimpleNamespace(click=lambda **said: wired.append(said))
+    monkeypatch.setattr(gallery, "ToolButton", lambda **said: ours)
+    theirs = types.SimpleNamespace(elem_id="txt2img_upscale", click=lambda **said: "theirs")
+    gallery.made(theirs)
+    assert theirs.click(fn=print, inputs=[1], outputs=[2], **{word: "press"}) == "theirs"
+    (said,) = wired
+    assert said[word] == "press" and said["inputs"] == [1] and said["outputs"] == [2]
 
 
 def test_as_if_it_had_been_drawn_with_demofusion(page):
