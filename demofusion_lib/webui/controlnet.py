@@ -131,8 +131,8 @@ class Unit:
         if kind_name(param) == "T2I_Adapter":
             lent += [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
             if param.cfg_injection:  # the extension would repeat what it takes for one map
-                asked = torch.tensor([not no for no in now.negative], device=hint.device, dtype=hint.dtype)
-                region = asked[:, None, None, None] if region is None else region * asked[:, None, None, None]
+                asked = torch.tensor([not no for no in now.negative]).to(hint)[:, None, None, None]
+                region = asked if region is None else region.to(hint) * asked
                 lent.append((param, "cfg_injection", False))
         if region is not None:
             lent.append((param, "effective_region_mask", region))

@@ -391,3 +391,23 @@ def test_a_tile_model_is_known_by_its_name_and_none_is_missed(host, cn):
     for units in ([], [cn.unit(module="canny")]):
         outcome = host.txt2img({**LOCAL, "tile_units": True}, scripts=(cn.Script(host, *units),))
         assert "no unit of ControlNet's is a tile unit, so that none follows the phase before" in outcome.infotext
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_an_ip_adapters_region_is_cut_to_the_tokens_of_each_window(host, cn, factor):
+    """It counts the base image's tokens by itself, of which a window has as many at another place."""
+    control = importlib.import_module("demofusion_lib.webui.controlnet")
+    core = importlib.import_module("demofusion_lib.core")
+    region = torch.zeros(1, 1, 256, 384)
+    region[..., 64:192, 128:] = 1
+    phase = core.Phase(2, 2, 2.0, 32, 48, 2)
+    views = [core.View(slice(8, 24), slice(8, 32), (8, 8)), core.View(slice(0, 16), slice(24, 48), (0, 24))]
+    now = core.Looking(phase, 500.0, [0, 0], [0, 0], [False] * 2, views, core.Layout([views]))
+    tokens = torch.ones(2, 16 * 24 // factor**2, 5)
+    masked = control.masking(control.Plane(region))
+    assert torch.equal(masked(tokens), tokens)  # in the base image's calls it is not ours to say
+    with core.look(now):
+        shares = masked(tokens).unflatten(1, (16 // factor, 24 // factor))
+    for share, (rows, cols) in zip(shares, ((slice(8, 24), slice(8, 32)), (slice(0, 16), slice(24, 48)))):
+        whole = region[0, 0, ::8, ::8][rows, cols][::factor, ::factor]
+        assert torch.equal(share, whole[..., None].expand_as(share))
