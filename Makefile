@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
+.PHONY: test test-latest install-check lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
 
 # a process a core, a file at a time: two pools of threads on the same cores would slow each other down
 test: $(VENV)/ready $(VENV)/browser
@@ -19,6 +19,10 @@ lint: $(VENV)/ready
 # hosts outlive their pins: the algorithm on the newest torch
 test-latest: $(LATEST)/ready
 	$(LATEST)/bin/python -m pytest -q tests/core
+
+# the command line's extra at both ends of its bounds, in fresh environments of Python 3.10 to 3.13: gigabytes and minutes
+install-check:
+	$(PYTHON) -m tests.fresh $(FRESH)
 
 # against a running webui with the extension installed, over its HTTP API only; WEBUI_DIR=its folder installs the toy;
 # if the webui was started with --allow-code (keep it on this machine then), its phases are reckoned inside it

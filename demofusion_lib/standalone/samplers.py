@@ -1,20 +1,18 @@
-"""The webui's samplers and schedulers by their names there: k-diffusion's functions, and diffusers' DDIM and UniPC."""
+"""The webui's samplers and schedulers on a model's noise levels: our own solvers in sigma, and diffusers' DDIM and UniPC."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..core import PhaseEngine, evaluated_sigmas, evaluated_timesteps, first_sigma
+from .brownian import Brownian
 from .guidance import EpsForm, Guided, SigmaForm
 from .names import ETA, Sampler
-from .packages import part_of
-
-sampling = part_of("k_diffusion", "sampling")
+from .solving import SOLVERS, Noise, Run, exponential, karras
 
 
 class Schedule:
@@ -69,11 +67,8 @@ class Schedule:
         if scheduler == "Uniform":
             levels = self.sigma(torch.linspace(start_t, end_t, steps, dtype=torch.float64))
             return torch.cat([levels.float(), torch.zeros(1)])
-        return {
-            "Karras": sampling.get_sigmas_karras,
-            "Exponential": sampling.get_sigmas_exponential,
-            "Polyexponential": sampling.get_sigmas_polyexponential,
-        }[scheduler](steps, low, high)
+        # a polynomial of the first degree, as the webui takes it, is the exponential one
+        return karras(steps, low, high) if scheduler == "Karras" else exponential(steps, low, high)
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,7 @@ class Solver:
     def _sigmas(self, guided: Guided, x: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         prediction, schedule = guided.model.prediction, self.schedule
 
-        def denoise(x: torch.Tensor, sigmas: torch.Tensor, **extra: Any) -> torch.Tensor:
-            sigma = float(sigmas.flatten()[0])
+        def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
             t = schedule.t(sigma)
             if guided.engine is None:
                 return guided(x, t, SigmaForm(sigma, prediction))
@@ -126,24 +120,15 @@ class Solver:
             denoised = guided(x, t, SigmaForm(sigma, prediction), schedule.shrunk)
             return guided.engine.after_denoised(denoised, t)
 
-        function = getattr(sampling, self.sampler.solver)
-        takes = inspect.signature(function).parameters
-        arguments: dict[str, Any] = {"disable": True}
-        if "eta" in takes:
-            arguments["eta"] = ETA
-        if "noise_sampler" in takes:
-            arguments["noise_sampler"] = self._noise(x, seeds)
-        if "n" in takes:
-            return function(denoise, x, schedule.sigma_min, self.sigma_max, self.steps, **arguments)
-        if "sigma_min" in takes:
-            return function(denoise, x, schedule.sigma_min, self.sigma_max, **arguments)
-        return function(denoise, x, self.levels.to(x.device), **arguments)
+        ends = schedule.sigma_min, self.sigma_max
+        run = Run(denoise, self.levels.tolist(), ends, self.steps, self._noise(x, seeds), ETA)
+        return SOLVERS[self.sampler.solver](run, x)
 
-    def _noise(self, x: torch.Tensor, seeds: Sequence[int]) -> Callable[..., torch.Tensor]:
+    def _noise(self, x: torch.Tensor, seeds: Sequence[int]) -> Noise:
         """Each image's from its own seed: an image must not depend on its batch-mates."""
         if "sde" in self.sampler.solver:
             low = float(self.levels[self.levels > 0].min())
-            return sampling.BrownianTreeNoiseSampler(x, low, self.sigma_max, seed=[s % 2**63 for s in seeds])
+            return Brownian(x, low, self.sigma_max, seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = x.shape[1:]
         return lambda *levels: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(x)

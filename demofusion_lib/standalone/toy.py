@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
-
-from .packages import folder_of
 
 TOY = "toy"
 FOLDER = Path(__file__).with_name("toy")
@@ -15,6 +13,8 @@ TOY_FILE = FOLDER / "toy.safetensors"
 CONFIG_FILE = FOLDER / "toy.json"
 """The diffusers configs of its parts: one file, by part."""
 MERGES = 49152 - 256 - 2
+MERGES_FILE = Path(__file__).with_name("clip") / "merges.txt.xz"
+"""Those of CLIP's byte pairs that it has numbers for, one a line, in their order."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -25,10 +25,10 @@ def byte_letters() -> list[str]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """CLIP's vocabulary, which OpenAI published under the MIT licence and the `clip` package carries, as transformers reads it."""
+    """CLIP's vocabulary, which OpenAI published under the MIT licence (clip/LICENSE), as transformers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with gzip.open(folder_of("clip") / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : MERGES + 1]
+    with lzma.open(MERGES_FILE, "rt", encoding="utf-8") as file:
+        merges = file.read().split("\n")[:MERGES]
     letters = byte_letters()
     vocabulary = [*letters, *(c + "</w>" for c in letters), *("".join(m.split()) for m in merges), START, END]
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
