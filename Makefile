@@ -35,7 +35,7 @@ ui: $(VENV)/ready $(VENV)/browser
 
 # the toy model at four times its size; pictures in out/demo
 demo: $(VENV)/ready
-	$(VENV)/bin/demofusion "a red disc" --scale 4 --cfg-scale 3 --out out/demo
+	$(VENV)/bin/demofusion "a red disc" --scale 4 --cfg-scale 3 --out out/demo --overwrite
 
 # the engine on a denoiser of a known distribution, where the exact answer is known; pictures in out/demo-exact
 demo-exact: $(VENV)/ready

@@ -11,7 +11,7 @@ from .errors import UserError
 from .flags import parse
 from .started import is_one_of_several
 from .stops import Stops
-from .telling import BAD_INPUT, INTERRUPTED, end_early, wants_json
+from .telling import BAD_INPUT, INTERRUPTED, end_early, say_loading, wants_json
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def command(argv: Sequence[str], stops: Stops) -> int:
     except (UserError, SettingsError) as error:
         stops.deaf = True
         return end_early(BAD_INPUT, str(error).removeprefix("DemoFusion: "), wants_json(argv))
+    say_loading(args.resume or args.model)
     return loaded(argv, stops)
 
 

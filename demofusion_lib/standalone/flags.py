@@ -29,6 +29,8 @@ NOT_HERE = ("enabled", "resume", "tile_units")
 GIVEN = {"enabled": True, "keep_phases": True}
 """What the command line sets otherwise than the webui: it is there to enlarge, and it writes every phase."""
 STRENGTH = 0.5
+MOST = 10_000
+"""Pictures of a prompt."""
 NAMES = {"phase_sampler": (SAME, *SAMPLERS), "phase_scheduler": (SAME, *SCHEDULERS)}
 """What the settings can name here that name something of their host's."""
 
@@ -115,6 +117,16 @@ def parser() -> Parser:
         "prompt", nargs="?", help="what to draw; the toy knows 'a red disc', green, blue, yellow, square, triangle"
     )
     made.add_argument(
+        "--prompts", metavar="FILE", help="a text file with a prompt a line, - for standard input: a picture of each"
+    )
+    made.add_argument(
+        "--count",
+        type=number(int, 1, MOST),
+        metavar="N",
+        help="pictures of each prompt, the seeds one after the other (1)",
+    )
+    made.add_argument("--batch", type=number(int, 1, 64), metavar="N", help="pictures that are drawn at once (1)")
+    made.add_argument(
         "--image",
         default=None,
         metavar="FILE",
@@ -158,8 +170,13 @@ def parser() -> Parser:
     made.add_argument(
         "--cfg-scale", type=number(float, 1, 30), default=5.0, metavar="X", help="guidance, 1 for none (%(default)s)"
     )
-    made.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=1, help="(%(default)s)")
+    made.add_argument("--seed", type=number(int, -1, 2**63 - 1), default=1, help="-1 for a random one (%(default)s)")
     made.add_argument("--out", type=Path, default=OUT, help="folder for the pictures (%(default)s)")
+    made.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="put the pictures in the place of earlier ones, whose phases are removed (they get a number of their own)",
+    )
     made.add_argument("--device", default="auto", help="a torch device (%(default)s)")
     names = ("auto", *DTYPES)
     made.add_argument(
@@ -169,7 +186,7 @@ def parser() -> Parser:
         metavar="NAME",
         help=f"precision: {', '.join(names)} (%(default)s)",
     )
-    made.add_argument("--json", action="store_true", help="print what was drawn as JSON")
+    made.add_argument("--json", action="store_true", help="print what was drawn as JSON, a line a picture")
     made.add_argument("--plan-only", action="store_true", help="print what it would take, and draw nothing")
     made.add_argument(
         "--no-decode",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..params import quoted
 from .errors import UserError, first_line
 
-WRITTEN = re.compile(r"(final|phase\d+)\.(png|safetensors)|resume\.safetensors")
+WRITTEN = re.compile(r"(final|phase\d+)(?:-(?P<number>[1-9]\d*))?\.(png|safetensors)|resume\.safetensors")
 PROBE = 2**16
 """Bytes that there must be room for before anything is loaded."""
 
@@ -39,3 +41,30 @@ def check_folder(folder: Path) -> None:
 def reason(error: BaseException) -> str:
     """What the system says, without the path that it says it of."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def suffix(number: int) -> str:
+    """Behind the names of a picture's files: nothing for the first in a folder."""
+    return "" if number == 1 else f"-{number}"
+
+
+def written(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The pictures' files in a folder, each with its picture's number."""
+    for path in folder.glob("*.*"):
+        match = WRITTEN.fullmatch(path.name)
+        if match and not path.name.startswith("resume"):
+            yield int(match["number"] or 1), path
+
+
+def numbers(folder: Path, count: int, *, overwrite: bool) -> list[int]:
+    """Of so many pictures: those that no files have yet, unless they may be overwritten."""
+    taken = set() if overwrite else {number for number, _ in written(folder)}
+    return list(itertools.islice((number for number in itertools.count(1) if number not in taken), count))
+
+
+def remove_stale(folder: Path, number: int, kept: Collection[Path]) -> None:
+    """What an earlier run has left under this number beside what is kept."""
+    for other, path in list(written(folder)):
+        if other == number and path not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -31,6 +31,12 @@ def is_of(path: Path, made_of: Mapping[str, str]) -> bool:
         return True
 
 
+def saved_phase(phase: Finished, index: int, window_batch: int, made_of: Mapping[str, str]) -> SavedPhase:
+    """One image of a phase."""
+    latent, mean, deviation = (tensor[index : index + 1] for tensor in (phase.latent, *phase.anchor))
+    return SavedPhase(phase.number, latent.contiguous(), mean, deviation, window_batch, made_of)
+
+
 class Keeper:
     """wanted: whether phases are saved. made_of: of the run. source: the file that it goes on from, and that one's phase."""
 
@@ -39,7 +45,7 @@ class Keeper:
         self.kept = source
 
     def saved(self, phase: Finished, window_batch: int) -> SavedPhase:
-        return SavedPhase(phase.number, phase.latent, *phase.anchor, window_batch, self.made_of)
+        return saved_phase(phase, 0, window_batch, self.made_of)
 
     def keep(self, phase: Finished, window_batch: int, *, lost: bool = False) -> str:
         """What to tell the user: why it could not be written, or nothing. What was there before stays then.

@@ -102,6 +102,11 @@ def together(ranks: Ranks | None, work: Callable[[], Made]) -> Made:
     return work() if ranks is None else ranks.together(work)
 
 
+def told(ranks: Ranks | None, make: Callable[[], Made]) -> Made:
+    """What the first process finds, for all."""
+    return make() if ranks is None else ranks.told(make)
+
+
 def each(ranks: Ranks | None, made: Iterator[Made]) -> Iterator[Made]:
     """What comes, one by one: where it fails in one rank, it does in all."""
     end = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,15 @@ from .flags import STRENGTH, given, params_of, parse
 from .given import read_picture
 from .models import Model
 from .names import find_sampler
+from .series import check_series
 from .sources import is_there
 from .toy import TOY
 
 FILE = "resume.safetensors"
 HOST = {"host": "command line"}
 WEIGHTS = "model's weights"
+NUMBER = "number"
+"""Of the picture in its folder, where it is not the first: a run that goes on writes the same files."""
 OWN = (
     "prompt", "negative", "seed", "model", "variant", "config", "prediction_type", "width", "height", "sampling_steps",
     "sampler", "scheduler", "cfg_scale", "dtype",
@@ -41,8 +45,10 @@ def read_arguments(argv: Sequence[str]) -> tuple[Namespace, SavedPhase | None]:
     for name in ("width", "height"):
         if args.image is not None and getattr(args, name) is not None:
             raise UserError(f"{name} is {getattr(args, name)}, allowed without image alone: a picture has its own size")
+    args.random, args.number = False, 1
+    check_series(args)
     if not args.resume:
-        if args.prompt is None and not args.plan_only:
+        if args.prompt is None and args.prompts is None and not args.plan_only:
             raise UserError("the following arguments are required: prompt")
         args.prompt = args.prompt or ""
         _look_at_image(args)
@@ -75,6 +81,7 @@ def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Names
     whole.prompt = saved.made_of["prompt"] if args.prompt is None else args.prompt
     whole.out = args.out if "out" in own else Path(args.resume).parent
     whole.keeps_batch = "window_batch" not in own
+    whole.random, whole.number = False, number_of(saved, args.resume)
     _look_at_image(whole)
     later = {name: s.to_text(s.default) for name, s in TABLE.items() if name not in saved.made_of}
     theirs = {**saved.made_of, **later}
@@ -82,10 +89,18 @@ def _completed(argv: Sequence[str], args: Namespace, saved: SavedPhase) -> Names
     return whole
 
 
+def number_of(saved: SavedPhase, path: str | os.PathLike[str]) -> int:
+    """Raises ResumeError."""
+    text = saved.made_of.get(NUMBER, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ResumeError(os.fspath(path), f"is damaged ({NUMBER} is {quoted(text)})")
+    return int(text)
+
+
 def _check_known(path: str, made_of: Mapping[str, str]) -> None:
     if made_of.get("host") != HOST["host"] or not {*OWN, WEIGHTS} <= made_of.keys():
         raise ResumeError(path, "was not made by the command line, allowed: a file that this one has saved")
-    unknown = sorted(made_of.keys() - {*HOST, *OWN, *OF_IMAGE, *TABLE, WEIGHTS})
+    unknown = sorted(made_of.keys() - {*HOST, *OWN, *OF_IMAGE, *TABLE, WEIGHTS, NUMBER})
     if unknown:
         raise ResumeError(path, f"has settings that this version lacks: {quoted(unknown)}")
 
@@ -114,6 +129,8 @@ def texts(args: Namespace) -> dict[str, str]:
     }
     if args.given is not None:
         own |= {"image": str(Path(args.image).absolute()), "strength": args.strength, PICTURE: args.given.digest}
+    if args.number > 1:
+        own[NUMBER] = args.number
     params = params_of(args)
     table = {name: setting.to_text(getattr(params, name)) for name, setting in TABLE.items()}
     return {**HOST, **{name: str(value) for name, value in own.items()}, **table}
@@ -137,13 +154,13 @@ def _located(name: str) -> str:
 
 def _comparable(made_of: Mapping[str, str]) -> dict[str, str]:
     """A model may have been moved; its weights tell whether it is the same."""
-    compared = {name: text for name, text in made_of.items() if name not in (*FREE, "image")}
+    compared = {name: text for name, text in made_of.items() if name not in (*FREE, NUMBER, "image")}
     return {**compared, **{name: Path(made_of[name]).name for name in ("model", "config")}}
 
 
 def is_same_run(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
     """Whether the one can go on from the other's file. Their weights tell whether their models are the same."""
-    aside = {*FREE, "model", "config", "image"}
+    aside = {*FREE, NUMBER, "model", "config", "image"}
     return not set(differences(theirs, ours)) - aside
 
 

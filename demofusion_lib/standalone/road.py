@@ -51,9 +51,13 @@ class Road:
 
     def _reach(self, *, draws: bool) -> None:
         """Ends the parts before the next one of this kind: a VAE of the host's own tells of no tiles, a solver may take
-        fewer rows."""
-        if any(is_drawn == draws for is_drawn, _ in self.parts):
-            while self.parts and self.parts[0][0] != draws:
+        fewer rows. One of which all is done is not the next, unless there is no other."""
+        is_full = self.parts and self.walked >= self.parts[0][1]
+        coming = self.parts[1:] if is_full else self.parts
+        if any(is_drawn == draws for is_drawn, _ in coming):
+            if is_full:
+                self._end_part()
+            while self.parts[0][0] != draws:
                 self._end_part()
 
     def _step_to(self, walked: float) -> None:

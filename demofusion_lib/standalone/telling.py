@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..params import quoted
+
 NAME = "demofusion"
 BETWEEN = 0.5  # seconds from one news of a picture's tiles to the next
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -83,10 +85,24 @@ class Unfailing:
 
 
 def progress_bar(rows: int, quiet: bool) -> Any:
-    """On stderr."""
+    """On stderr, if that is a terminal: in a file a bar is hundreds of lines."""
     if sys.stderr is None:
         return tqdm(disable=True)
-    return tqdm(total=rows, unit="row", disable=quiet, file=Unfailing(sys.stderr), dynamic_ncols=True)
+    hidden = quiet or not is_terminal(sys.stderr)
+    return tqdm(total=rows, unit="row", disable=hidden, file=Unfailing(sys.stderr), dynamic_ncols=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed by its owner
+        return False
+
+
+def say_loading(model: str) -> None:
+    """One line, to somebody who waits."""
+    if is_terminal(sys.stderr):
+        complain(f"loading {quoted(model)}")
 
 
 def tile_teller(bar: Any) -> Callable[[int, int], None]:
