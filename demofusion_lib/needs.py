@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ sampler's own, what the residual and the fusion make of them."""
 FUSED = 2
 """For every row that an image takes: what the model is given, and what comes back."""
 MORE = {"sde": 48, "heun": 4, "dpm_2": 4, "dpm_adaptive": 4, "unipc": 4}
-"""What samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
+"""What k-diffusion's samplers hold beside, by a part of their names. The noise of SDE is a tree, whose branches torchsde keeps 45 of."""
 
 SIZES_KEPT = 200
 
@@ -28,12 +29,14 @@ SIZES_KEPT = 200
 class Needs:
     """Of a plan with the VAE that it is drawn with, on the model's device. All in bytes.
 
-    coder: the VAE's module; what can't be read of it counts nothing.
+    coder: the VAE's module; what can't be read of it counts nothing. held, more: latents, of samplers other than k-diffusion's.
     """
 
     plan: Plan
     coder: Any
     device: torch.device
+    held: int = HELD
+    more: Mapping[str, int] = field(default_factory=lambda: MORE)
 
     @property
     def mode(self) -> str:
@@ -47,9 +50,9 @@ class Needs:
         """That are there while a phase is sampled. solver: by name, the plan's own unless told."""
         plan, (height, width) = self.plan, self.size_lat(phase)
         solver = solver or (plan.solver if phase is None else plan.phase_solver or plan.solver)
-        more = next((latents for name, latents in MORE.items() if name in solver), 0)
+        more = next((latents for name, latents in self.more.items() if name in solver), 0)
         latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
-        return latent * (HELD + FUSED * (plan.passes if phase is None else plan.phase_passes) + more)
+        return latent * (self.held + FUSED * (plan.passes if phase is None else plan.phase_passes) + more)
 
     def enlarging(self, phase: Phase | None) -> int:
         """Of a phase that begins from pixels: the picture before it, decoded and enlarged, and the larger one encoded."""

@@ -19,6 +19,8 @@ from .guidance import Guided, SigmaForm, SizeTold
 from .prompts import encode
 
 GIB = 1 << 30
+HELD, MORE = 8, {"sde": 4, "dpm_adaptive": 6, "unipc": 6}
+"""Latents that our own samplers hold, and what some hold beside, as measured: see `Needs`."""
 
 
 def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def plan_report(drawing: Drawing, *, decodes: bool) -> dict[str, Any]:
 def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool) -> int:
     """Of a phase, None for the base image. row: `row_bytes`. Drawing and decoding come one after the other."""
     plan = drawing.plan
-    needs = Needs(plan, drawing.model.vae, drawing.model.device)
+    needs = Needs(plan, drawing.model.vae, drawing.model.device, HELD, MORE)
     if plan.picture_lat is not None and (phase is None or plan.strength == 0):
         return needs.given(phase)
     height, width = needs.size_lat(phase)
