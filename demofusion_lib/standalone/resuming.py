@@ -13,7 +13,7 @@ from ..params import SETTINGS, quoted
 from ..saved import ResumeError, SavedPhase, check_made_of, differences, read
 from .configs import FAMILIES
 from .errors import UserError
-from .flags import STRENGTH, given, params_of, parse
+from .flags import NOT_HERE, STRENGTH, given, params_of, parse
 from .given import read_picture
 from .models import Model
 from .names import find_sampler
@@ -35,7 +35,7 @@ FREE = ("window_batch", "keep_phases", "vae", "save_phases", "preset")
 PICTURE = "picture"
 OF_IMAGE = ("image", "strength", PICTURE)
 """Of a run with a picture alone; the last is its values, whatever the file is called."""
-TABLE = {s.name: s for s in SETTINGS if s.name not in ("enabled", "resume")}
+TABLE = {s.name: s for s in SETTINGS if s.name not in NOT_HERE}
 SAMPLE = 8  # values from a tensor's beginning and from its end
 
 
