@@ -24,6 +24,7 @@ from demofusion_lib.saved import SavedPhase, read, write
 from demofusion_lib.standalone import cli, keeping, output
 from demofusion_lib.standalone.decoding import Way, decode
 from demofusion_lib.standalone.drawing import Drawing, Order
+from demofusion_lib.standalone.flags import NOT_HERE
 from demofusion_lib.standalone.models import Model
 from demofusion_lib.standalone.names import SAMPLERS
 from demofusion_lib.standalone.resuming import FREE, OWN, TABLE
@@ -192,7 +193,7 @@ OTHERS = {
     "variant": ["--variant", "fp16"], "config": ["--config", "sdxl"], "prediction_type": ["--prediction-type", "sample"],
     "width": ["--width", "72"], "height": ["--height", "72"], "sampling_steps": ["--sampling-steps", "4"],
     "sampler": ["--sampler", "Heun"], "scheduler": ["--scheduler", "Automatic"], "cfg_scale": ["--cfg-scale", "1"],
-    "dtype": ["--dtype", "bfloat16"],
+    "dtype": ["--dtype", "bfloat16"], "regions": ["--regions", "fog ADDCOL a forest"],
 }  # fmt: skip
 
 
@@ -481,7 +482,7 @@ def _put(folder: Path, data: bytes) -> Path:
 
 def test_settings_are_all_accounted_for() -> None:
     """One that is appended belongs to what a picture is made of, unless it is said to be free."""
-    assert {*TABLE, "enabled", "resume"} == {setting.name for setting in SETTINGS}
+    assert {*TABLE, *NOT_HERE} == {setting.name for setting in SETTINGS}
     assert set(FREE) < set(TABLE)
     assert files.VERSION == 1
 
