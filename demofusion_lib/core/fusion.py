@@ -66,6 +66,7 @@ class BlurredRows:
 
     What the blur took away of a row is added to `fused`, times `weight`, when it is first asked for.
     restores: or not yet, as long as this is False.
+    compares: whether rows may be looked at for being the same, for which a device would be waited for.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class BlurredRows:
         std: float,
         weight: float,
         wrap: bool,
+        compares: bool,
     ):
         self.x, self.fused, self.layout = x, fused, layout
+        self.compares = compares
         self.kernel_size, self.std = kernel_size, std
         self.weight = weight
         self.wrap = wrap
@@ -106,12 +109,9 @@ class BlurredRows:
         return self.kernel_size > 1 and self.std > 0
 
     def _shows(self, row: int) -> bool:
-        """Whether the plane is this row's too: prompt and negative prompt are asked about one latent. Devices that would be
-        waited for are not asked."""
+        """Whether the plane is this row's too: prompt and negative prompt are asked about one latent."""
         known = self.row
-        return row == known or (
-            known is not None and self.x.device.type == "cpu" and torch.equal(self.x[row], self.x[known])
-        )
+        return row == known or (known is not None and self.compares and torch.equal(self.x[row], self.x[known]))
 
     def _blurred(self, row: int) -> torch.Tensor:
         """By its own statistics: those of the padded row, as the authors' zeros are counted with the picture."""
@@ -349,7 +349,7 @@ class PhaseFusion:
             images = len(self.local.views) // 2
             owners = [owner + images if row in placed else owner for row, owner in enumerate(owners)]
         asked = Asked(predict, rescue or predict, alike or len(owners), self.rescued, None)
-        if x.device.type == "cpu" if self.looks_at_once is None else self.looks_at_once:
+        if self._reads(x):
             return self._fused(x, owners, t, skip, asked)
         asked = asked._replace(totals=[])
         fused = self._fused(x, owners, t, skip, asked)
@@ -359,6 +359,10 @@ class PhaseFusion:
         del fused
         self.looks_at_once = True  # where one window fails, others of the phase will
         return self._fused(x, owners, t, skip, asked._replace(totals=None))
+
+    def _reads(self, x: torch.Tensor) -> bool:
+        """Whether tensors are looked at in the midst of an evaluation."""
+        return x.device.type == "cpu" if self.looks_at_once is None else self.looks_at_once
 
     def _fused(self, x: torch.Tensor, owners: Sequence[int], t: float, skip: float, asked: Asked) -> torch.Tensor:
         c2 = self.weights.c2(t)
@@ -445,7 +449,7 @@ class PhaseFusion:
         (height, width), dilation = x.shape[-2:], self.phase.dilation
         layout = self._dilated_layout(max(owners) + 1, height, width)
         std = self.blur * self.weights.c3(t)
-        rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap)
+        rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap, self._reads(x))
         to = cut = Cut(layout, (height, width), x.device, share=True)
         if not self.wrap:  # its rows bring their zeros along
             cut = Cut(Layout(layout.views), cut.padded_lat, x.device)
