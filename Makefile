@@ -5,7 +5,7 @@ WEBUI_URL ?= http://127.0.0.1:7861
 VENV := .venv
 LATEST := .venv-latest
 
-.PHONY: test test-latest install-check lint live ui demo demo-exact toy guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
+.PHONY: test test-latest install-check lint live ui demo demo-exact toy hint hints guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
 
 # a process a core, a file at a time: two pools of threads on the same cores would slow each other down
 test: $(VENV)/ready $(VENV)/browser
@@ -44,6 +44,14 @@ demo-exact: $(VENV)/ready
 # trains the toy checkpoint anew, in out/toy
 toy: $(VENV)/ready
 	$(VENV)/bin/python -m lab.toy --out out/toy
+
+# the toy's ControlNet, in out/hint: three minutes on a GPU; HINT="--pictures 1500 --steps 600 --batch 16" for two cores
+hint: $(VENV)/ready
+	$(VENV)/bin/python -m lab.hint --out out/hint $(HINT)
+
+# where objects are with it, in out/hints: docs/quality/hints.md
+hints: $(VENV)/ready
+	$(VENV)/bin/python -m bench.quality.hints --out out/hints $(HINTS)
 
 # ways to guide, by the fine texture that the second toy draws with them, in out/guidance: docs/quality/guidance.md
 guidance: $(VENV)/ready

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from .scenes import NATIVE_PX, draw_scene, render
+from .scenes import NATIVE_PX, Scene, draw_scene, render, silhouette
 
 CROP_SCALES = (2, 3, 4)
 WHOLE = 0.5
@@ -19,9 +21,26 @@ CONTRAST = 0.3
 """Deviation over a window, of the channel where it is largest, that the autoencoder is trained on at least."""
 
 
-def draw_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, str, bool]:
-    """One picture `(3, size, size)` in [-1, 1], its prompt, and whether it is a whole scene."""
+@dataclass(frozen=True)
+class Framed:
+    """What a training picture shows of a scene, and its prompt."""
 
+    scene: Scene
+    scale: int
+    corner_px: tuple[int, int]
+    size_px: int
+    prompt: str
+
+    def picture(self) -> torch.Tensor:
+        """`(3, size, size)` in [-1, 1]."""
+        return render(self.scene, self.scale, self.corner_px, (self.size_px, self.size_px)) * 2 - 1
+
+    def silhouette(self) -> torch.Tensor:
+        """`(1, size, size)` in [0, 1]."""
+        return silhouette(self.scene, self.scale, self.corner_px, (self.size_px, self.size_px))
+
+
+def draw_framed(generator: torch.Generator, size_px: int = NATIVE_PX) -> Framed:
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
 
@@ -32,9 +51,14 @@ def draw_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[
     slack = NATIVE_PX * scale - size_px
     if slack:
         corner = below(slack + 1), below(slack + 1)
-    picture = render(scene, scale, corner, (size_px, size_px))
     prompt = "" if float(torch.rand((), generator=generator)) < NO_PROMPT else scene.prompt
-    return picture * 2 - 1, prompt, scale == 1
+    return Framed(scene, scale, corner, size_px, prompt)
+
+
+def draw_picture(generator: torch.Generator, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, str, bool]:
+    """One picture `(3, size, size)` in [-1, 1], its prompt, and whether it is a whole scene."""
+    framed = draw_framed(generator, size_px)
+    return framed.picture(), framed.prompt, framed.scale == 1
 
 
 def draw_batch(generator: torch.Generator, count: int, size_px: int = NATIVE_PX) -> tuple[torch.Tensor, list[str]]:

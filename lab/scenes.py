@@ -87,13 +87,7 @@ def render(
 
     Raises ValueError for a window that leaves the scene.
     """
-    whole = round(scene.size_px[0] * scale), round(scene.size_px[1] * scale)
-    height, width = size_px or whole
-    top, left = corner_px
-    if top < 0 or left < 0 or top + height > whole[0] or left + width > whole[1]:
-        raise ValueError(f"window {corner_px} + {(height, width)} leaves the render of {whole} px")
-    rows = torch.arange(top, top + height, dtype=torch.float32)[:, None] + 0.5
-    cols = torch.arange(left, left + width, dtype=torch.float32)[None, :] + 0.5
+    rows, cols = _places(scene, scale, corner_px, size_px)
     y, x = rows / scale, cols / scale
 
     turn = 2 * math.pi / WEAVE_PX
@@ -102,7 +96,32 @@ def render(
     grey = SKY * (1 - below) + (GROUND + 0.10 * weave) * below
 
     dy, dx = y - scene.centre[0], x - scene.centre[1]
-    body = (0.5 - signed_distance(scene.shape, dy, dx, scene.radius) * scale).clamp(0, 1)
+    body = _body(scene, dy, dx, scale)
     core = (0.5 - (torch.hypot(dy, dx) - CORE * scene.radius) * scale).clamp(0, 1)
     paint = torch.tensor(COLOURS[scene.colour])[:, None, None] * (1 - core) + core
     return grey * (1 - body) + paint * body
+
+
+def silhouette(
+    scene: Scene, scale: float = 1.0, corner_px: tuple[int, int] = (0, 0), size_px: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """White where the object is, `(1, height, width)` in [0, 1]; else as `render`."""
+    rows, cols = _places(scene, scale, corner_px, size_px)
+    return _body(scene, rows / scale - scene.centre[0], cols / scale - scene.centre[1], scale)[None]
+
+
+def _places(
+    scene: Scene, scale: float, corner_px: tuple[int, int], size_px: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middles of a window's rows and columns in pixels of the whole render."""
+    whole = round(scene.size_px[0] * scale), round(scene.size_px[1] * scale)
+    height, width = size_px or whole
+    top, left = corner_px
+    if top < 0 or left < 0 or top + height > whole[0] or left + width > whole[1]:
+        raise ValueError(f"window {corner_px} + {(height, width)} leaves the render of {whole} px")
+    rows = torch.arange(top, top + height, dtype=torch.float32)[:, None] + 0.5
+    return rows, torch.arange(left, left + width, dtype=torch.float32)[None, :] + 0.5
+
+
+def _body(scene: Scene, dy: torch.Tensor, dx: torch.Tensor, scale: float) -> torch.Tensor:
+    return (0.5 - signed_distance(scene.shape, dy, dx, scene.radius) * scale).clamp(0, 1)

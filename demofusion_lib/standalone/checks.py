@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..params import quoted
+from .asked_controlnets import asked_for
 from .errors import UserError
 from .flags import params_of
 from .folders import check_folder
@@ -28,5 +29,6 @@ def check_early(args: argparse.Namespace, writes: bool = True) -> None:
     find_sampler(args.sampler, args.scheduler)
     find_phase_sampler(params, args.sampler, args.scheduler)
     Source(args.model, args.variant, args.config, args.prediction_type).check()
+    asked_for(args)
     if writes and not args.plan_only:
         check_folder(args.out)

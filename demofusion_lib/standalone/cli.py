@@ -18,6 +18,7 @@ from ..ranks import RankError, RankLost, Ranks
 from ..saved import ResumeError, SavedPhase
 from . import ranks as joining
 from .checks import check_early
+from .controlnets import load_controls, notes_of
 from .devices import check_dtype
 from .drawing import Drawing, Finished, Order
 from .errors import UserError, told
@@ -55,7 +56,7 @@ def order_of(args: argparse.Namespace, commands: Sequence[argparse.Namespace]) -
         [command.prompt for command in commands], [command.seed for command in commands],
         args.width, args.height, params_of(args),
         args.negative, args.sampling_steps, args.sampler, args.scheduler, args.cfg_scale,
-        None if args.given is None else args.given.pixels, args.strength,
+        None if args.given is None else args.given.pixels, args.strength, args.controls,
     )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ def load(args: argparse.Namespace, ranks: Ranks | None) -> Model:
         args.model, device, dtype, variant=args.variant, config=args.config, prediction=args.prediction_type
     )
     settle(args, model)
+    args.controls = load_controls(args.wanted, model)
     return model
 
 
@@ -109,7 +111,7 @@ def prepare(
     drawing = Drawing(model, order_of(args, commands), saved=saved, ranks=ranks)
     joining.check_shared(ranks, {s.name: s.solver for s in (drawing.sampler, drawing.phase_sampler)})
     if saved is not None:
-        check_weights(args.resume, saved, model)
+        check_weights(args.resume, saved, drawing.model, args.controls)
         if not drawing.fits(saved):
             raise ResumeError(args.resume, f"is damaged (phase {saved.number} has another size)")
         if saved.window_batch and args.keeps_batch:
@@ -150,6 +152,15 @@ def numbered(
     free = joining.told(ranks, lambda: numbers(args.out, len(commands), overwrite=args.overwrite))
     for command, number in zip(commands, free):
         command.number = number
+
+
+def tell_of_controls(args: argparse.Namespace, output: Output) -> None:
+    order = output.drawing.order
+    shape = (order.height_px, order.width_px) if args.given is None else args.given.size_px
+    for note in (*args.hint_notes, *notes_of(args.wanted, shape)):
+        output.note(note)
+    for report in output.reports:
+        report["controlnets"] = [one.report() for one in args.wanted]
 
 
 def tell_of_image(args: argparse.Namespace, output: Output) -> None:
@@ -279,6 +290,7 @@ def run(argv: Sequence[str], stops: Stops, ranks: Ranks | None = None) -> int:
         joining.use(ranks, model.device)
         for command in commands:
             settle(command, model)
+            command.controls = args.controls
         if args.plan_only:
             drawing = prepare(args, model, commands[: args.batch or 1], saved, ranks)
             report = plan_report(drawing, decodes=not args.no_decode)
@@ -317,6 +329,7 @@ def one_batch(
         drawing = joining.together(ranks, lambda: prepare(args, model, commands, saved, ranks))
         output = joining.together(ranks, lambda: open_output(args, drawing, commands))
         tell_of_image(args, output)
+        tell_of_controls(args, output)
         code = draw(output, stops, quiet, title)
     stops.deaf = True
     return tell(output, code, args)

@@ -26,6 +26,7 @@ from ..params import LATENT_PX, Params, SettingsError
 from ..plan import LATENT_CHANNELS, Plan
 from ..ranks import Ranks
 from ..saved import SavedPhase
+from .controls import Control, Shown, Steering
 from .decoding import Way, latent_of, pixels_of
 from .guidance import Guided, Progress, SizeTold, passes
 from .models import Model
@@ -42,7 +43,7 @@ class Order:
 
     width_px, height_px: the base image's, multiples of 8. guidance: CFG scale, 1 for none.
     picture: `(3, height, width)` in [-1, 1], in place of a base image; then width_px and height_px say nothing. strength: how
-    far to depart from it, 0 to 1.
+    far to depart from it, 0 to 1. controls: ControlNets, whose hints show what the base image or the picture does.
     """
 
     prompts: Sequence[str]
@@ -57,6 +58,7 @@ class Order:
     guidance: float = 5.0
     picture: torch.Tensor | None = None
     strength: float = 1.0
+    controls: Sequence[Control] = ()
 
     @property
     def guidance_in_phases(self) -> float:
@@ -207,6 +209,7 @@ class Drawing:
         guided = Guided(
             self.model, self.cond, self.uncond, self.order.guidance, SizeTold(size_px, size_px), progress=self.progress,
             share=self.ranks or ALONE,
+            steering=self.steering(self.order.base_lat),
         )  # fmt: skip
         noise = self._noise(*self.order.base_lat, 1)
         latent = self._sample(guided, solver.from_noise(noise), solver, 1)
@@ -252,11 +255,21 @@ class Drawing:
         guided = Guided(
             self.model, self.phase_cond, self.phase_uncond, self.order.guidance_in_phases, told,
             engine=engine, base_lat=self.plan.base_lat, progress=self.progress, share=self.ranks or ALONE, regions=self.regions,
+            steering=self.steering((phase.height_lat, phase.width_lat), self.plan.base_lat),
         )  # fmt: skip
         start = engine.residual.noised(solver.start.alpha, solver.start.sigma)
         latent = self._sample(guided, start, solver, phase.number)
         self.evaluations = self._evaluated(guided)
         return latent
+
+    def steering(self, size_lat: tuple[int, int], part_lat: tuple[int, int] | None = None) -> Steering:
+        """Of a phase of `size_lat`, which shows the middle `part_lat` of the base image, or all; `(height, width)` in cells."""
+        whole = self.order.base_lat
+        part = part_lat or whole
+        if self.order.picture is not None:
+            whole, own_lat = size_of(self.order.picture), self.plan.first_lat
+            part = own_lat[0] * LATENT_PX, own_lat[1] * LATENT_PX
+        return Steering([Shown(one, one.plane(whole, part, size_lat)) for one in self.order.controls])
 
     @property
     def _way(self) -> Way:

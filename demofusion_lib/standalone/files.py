@@ -25,7 +25,7 @@ def infotext(drawing: Drawing, index: int) -> str:
         "Steps": order.steps, "Sampler": drawing.sampler.name, "Schedule type": drawing.scheduler,
         "CFG scale": f"{order.guidance:g}", "Seed": order.seeds[index],
         "Size": size_text(*drawing.plan.first_lat).removesuffix(" px"), **of_picture(order), "Model": drawing.model.name,
-        **order.params.to_infotext(),
+        **of_controls(order), **order.params.to_infotext(),
     }  # fmt: skip
     lines = [order.prompts[index]] + ([f"Negative prompt: {order.negative}"] if order.negative else [])
     text = "\n".join([*lines, ", ".join(f"{key}: {_quoted(str(value))}" for key, value in named.items())])
@@ -40,6 +40,15 @@ def _quoted(text: str) -> str:
 def of_picture(order: Order) -> dict[str, object]:
     """The webui's words for it."""
     return {} if order.picture is None else {"Denoising strength": f"{order.strength:g}"}
+
+
+def of_controls(order: Order) -> dict[str, object]:
+    """The words of the webui's ControlNet."""
+    return {
+        f"ControlNet {number}": f"Module: none, Model: {one.name}, Weight: {one.scale:g}, Guidance Start: {one.start:g}, "
+        f"Guidance End: {one.end:g}"
+        for number, one in enumerate(order.controls)
+    }
 
 
 def save(images: Sequence[Image.Image], paths: Sequence[Path], drawing: Drawing, profile: bytes = b"") -> None:

@@ -15,6 +15,7 @@ from .names import (
     AUTO,
     AUTOMATIC,
     DTYPES,
+    HINTS,
     PREDICTIONS,
     SAMPLERS,
     SCHEDULERS,
@@ -68,6 +69,16 @@ def one_of(*allowed: str, also: Callable[[str], bool] = lambda text: False) -> C
         return text
 
     return parse
+
+
+class Several(argparse.Action):
+    """A list of what is given, in order."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), values])
 
 
 def setting_type(setting: Setting) -> Callable[[str], Any]:
@@ -138,6 +149,7 @@ def parser() -> Parser:
         metavar="X",
         help=f"how far to depart from --image: 0 enlarges it and draws nothing, 1 draws as on a base image ({STRENGTH:g})",
     )
+    add_controlnets(made)
     made.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
     made.add_argument(
         "--model", default=TOY, help="toy, a diffusers folder or hub name, or a .safetensors file (%(default)s)"
@@ -204,6 +216,34 @@ def parser() -> Parser:
         if setting.name not in NOT_HERE:
             add_setting(group, setting)
     return made
+
+
+def add_controlnets(made: Parser) -> None:
+    """One after the other, each of them with its own or all with the same."""
+    made.add_argument(
+        "--controlnet",
+        action=Several,
+        metavar="FOLDER",
+        help=f"a ControlNet: {TOY}, or a diffusers folder; given several times, several",
+    )
+    made.add_argument("--hint", action=Several, metavar="FILE", help="what the --controlnet before is shown")
+    made.add_argument(
+        "--hint-kind",
+        action=Several,
+        type=one_of(AUTO, *HINTS),
+        metavar="NAME",
+        help=f"how the hint is enlarged: {AUTO}, {', '.join(HINTS)} ({AUTO}: as it looks)",
+    )
+    made.add_argument(
+        "--controlnet-scale", action=Several, type=number(float, 0, 2), metavar="X", help="how much it counts (1)"
+    )
+    way = "of the way from noise, 0, to the picture, 1"
+    made.add_argument(
+        "--controlnet-start", action=Several, type=number(float, 0, 1), metavar="X", help=f"where it begins, {way} (0)"
+    )
+    made.add_argument(
+        "--controlnet-end", action=Several, type=number(float, 0, 1), metavar="X", help=f"where it ends, {way} (1)"
+    )
 
 
 def params_of(args: argparse.Namespace) -> Params:

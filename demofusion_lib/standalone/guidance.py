@@ -11,6 +11,7 @@ import torch
 
 from ..core import ALONE, Call, Low, PhaseEngine, Share, looking, shrink, shrunk_noise
 from ..params import LATENT_PX
+from .controls import Steering
 from .models import Model
 from .prompts import Encoded
 
@@ -117,13 +118,14 @@ class Guided:
     cond, uncond: a row for each image of the batch. regions: the same for each part of the picture that has a prompt of its
     own, one after the other; for an engine that has them. guidance: 1 leaves the uncond out; so does a UNet that is told it.
     base_lat: the size `(height, width)` at which an engine with low-pass guidance is guided. share: who asks the network,
-    where several processes draw.
+    where several processes draw. steering: ControlNets beside it.
     """
 
     def __init__(
         self, model: Model, cond: Encoded, uncond: Encoded, guidance: float, told: SizeTold,
         *, engine: PhaseEngine | None = None, base_lat: tuple[int, int] = (0, 0), progress: Progress = lambda rows: None,
         share: Share = ALONE, regions: Encoded | None = None,
+        steering: Steering | None = None,
     ):  # fmt: skip
         self.model = model
         self.guidance = guidance
@@ -136,6 +138,7 @@ class Guided:
         self.base_lat = base_lat
         self.progress = progress
         self.share = share
+        self.steering = steering or Steering()
         self.evaluations = 0
         self.repeated: dict[tuple[torch.dtype, tuple[int, ...]], Repeated] = {}
 
@@ -151,7 +154,7 @@ class Guided:
             return form.answer(patches, self._network(form.network_input(patches), t, rows))
 
         def rescue(patches: torch.Tensor, rows: Sequence[int], *_: Any) -> torch.Tensor:
-            with self.model.unet_in_float32():
+            with self.model.unet_in_float32(), self.steering.in_float32():
                 return predict(patches, rows)
 
         if self.engine is None:
@@ -205,9 +208,11 @@ class Guided:
         if prompts.images:
             added["image_embeds"] = list(prompts.images)
         times = torch.full((len(x),), t, device=x.device)
+        x_in = x.to(model.dtype)
+        steered = self.steering(x_in, t, times, prompts.context, prompts.readable, added_cond_kwargs=added or None)
         output = model.unet(
-            x.to(model.dtype), times, encoder_hidden_states=prompts.context, encoder_attention_mask=prompts.readable,
-            timestep_cond=told, added_cond_kwargs=added or None, return_dict=False, **model.told,
+            x_in, times, encoder_hidden_states=prompts.context, encoder_attention_mask=prompts.readable,
+            timestep_cond=told, added_cond_kwargs=added or None, return_dict=False, **model.told, **steered,
         )[0]  # fmt: skip
         self.evaluations += len(x)
         self.progress(len(x))

@@ -53,18 +53,9 @@ class Model:
         """Of the embedding in which a UNet distilled under guidance (LCM) is told its scale; others aren't told."""
         return getattr(self.unet.config, "time_cond_proj_dim", None)
 
-    @contextlib.contextmanager
-    def unet_in_float32(self) -> Iterator[None]:
-        """For a window that it answered with NaN. Every weight comes back as it was: a float32 holds it."""
-        tensors = [t for t in (*self.unet.parameters(), *self.unet.buffers()) if t.is_floating_point()]
-        before = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32]
-        try:
-            for tensor, _ in before:
-                tensor.data = tensor.data.float()
-            yield
-        finally:
-            for tensor, dtype in before:
-                tensor.data = tensor.data.to(dtype)
+    def unet_in_float32(self) -> contextlib.AbstractContextManager[None]:
+        """For a window that it answered with NaN."""
+        return in_float32(self.unet)
 
     def unscaled(self, latent: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """`latent (batch, 4, height, width)` in the VAE's own scale, and its dtype unless told: what its decoder takes."""
@@ -97,6 +88,20 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
+
+
+@contextlib.contextmanager
+def in_float32(module: Any) -> Iterator[None]:
+    """A network, for as long as that. Every weight comes back as it was: a float32 holds it."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    before = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32]
+    try:
+        for tensor, _ in before:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in before:
+            tensor.data = tensor.data.to(dtype)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -9,6 +9,8 @@ from .errors import UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
 AUTO = "auto"
+HINTS = ("smooth", "lines", "labels")
+"""As `hints` has them, which needs torch."""
 V_PREDICTION = "v_prediction"
 PREDICTIONS = ("epsilon", V_PREDICTION, "sample")
 AUTOMATIC = "Automatic"

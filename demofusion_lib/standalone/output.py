@@ -51,7 +51,7 @@ class Output:
         self.reports: list[dict[str, Any]] = [{
             "prompt": prompt, "seed": seed, "model": model.name,
             "device": str(model.device), "dtype": str(model.dtype).removeprefix("torch."),
-            "settings": vars(order.params), "image": None, "phases": [], "final": None, "notes": [], "resume": None,
+            "settings": vars(order.params), "image": None, "controlnets": [], "phases": [], "final": None, "notes": [], "resume": None,
             "stopped": None, "error": None,
         } for prompt, seed in zip(order.prompts, order.seeds)]  # fmt: skip
         self.note(order.params.rounding(drawing.plan.picture_lat or drawing.plan.drawn_lat))

@@ -45,6 +45,7 @@ def memory_bytes(drawing: Drawing, phase: Phase | None, row: int, decoded: bool)
         return needs.given(phase)
     height, width = needs.size_lat(phase)
     held = needs.latents(phase, (drawing.sampler if phase is None else drawing.phase_sampler).solver)
+    held += sum(one.plane_bytes(height * width) for one in drawing.order.controls)
     rows = plan.images * plan.passes if phase is None else rows_at_once(drawing, phase, row)
     drawn = max(held + math.ceil(row * rows), needs.enlarging(phase))
     latent = plan.images * LATENT_CHANNELS * height * width * torch.float32.itemsize
@@ -60,7 +61,8 @@ def row_bytes(drawing: Drawing) -> int:
     """What the network allocates for one row of the native size."""
     model, (height, width) = drawing.model, drawing.plan.window_lat
     cond, size_px = encode(model, [""]), (height * LATENT_PX, width * LATENT_PX)
-    guided = Guided(model, cond, cond, 1.0, SizeTold(size_px, size_px))
+    steering = drawing.steering((height, width))
+    guided = Guided(model, cond, cond, 1.0, SizeTold(size_px, size_px), steering=steering)
     x = torch.zeros(1, LATENT_CHANNELS, height, width, device=model.device)
     with LiveBytes(model.device) as live:
         guided(x, 500.0, SigmaForm(1.0, model.prediction))

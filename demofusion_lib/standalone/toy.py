@@ -12,6 +12,8 @@ FOLDER = Path(__file__).with_name("toy")
 TOY_FILE = FOLDER / "toy.safetensors"
 CONFIG_FILE = FOLDER / "toy.json"
 """The diffusers configs of its parts: one file, by part."""
+TOY_CONTROLNET = FOLDER / "controlnet"
+"""Places the object where its hint is white."""
 MERGES = 49152 - 256 - 2
 MERGES_FILE = Path(__file__).with_name("clip") / "merges.txt.xz"
 """Those of CLIP's byte pairs that it has numbers for, one a line, in their order."""
