@@ -51,7 +51,7 @@ def test_ddim_and_euler_go_the_same_way(settings: dict[str, object], models: dic
     latents = []
     for name in ("Euler", "DDIM"):
         drawing = Drawing(models["sd"], replace(order(name, **settings), guidance=3.0))
-        drawing.phase_cond, drawing.phase_uncond = (encode(models["sd"], [text]) for text in ("a red disc", ""))
+        drawing._encode()
         phase = drawing.plan.phases[0]
         latents.append(drawing._phase(phase, upsample(base, phase.height_lat, phase.width_lat), base))
     assert error(latents[1], latents[0]) < 0.02
@@ -63,7 +63,7 @@ def test_a_step_is_what_the_formulas_say(models: dict[str, Model]) -> None:
     model = models["sd"]
     wanted = replace(order(preset="draft", steps=1, start=601, overlap=0.0, jitter=False), guidance=3.0)
     drawing = Drawing(model, wanted)
-    drawing.phase_cond, drawing.phase_uncond = encode(model, wanted.prompts), encode(model, [""])
+    drawing._encode()
     phase, base = drawing.plan.phases[0], draw(model, order())[0].latent
     previous = upsample(base, phase.height_lat, phase.width_lat)
     got = drawing._phase(phase, previous, base)

@@ -148,12 +148,12 @@ def test_few_step_models(phase: str, settings: dict[str, object], steps: int, mo
 
 
 def test_an_sde_of_the_phases_takes_its_memory(models: dict[str, Model]) -> None:
-    """48 latents of the phase's size, of the 4 bytes that a number has, more than Euler."""
+    """4 latents of the phase's size, of the 4 bytes that a number has, more than Euler."""
     plain, sde = (Drawing(models["sd"], order(phase_sampler=name)) for name in ("same", "DPM++ SDE"))
     base, phase = (
         memory_bytes(sde, p, 0, False) - memory_bytes(plain, p, 0, False) for p in (None, plain.plan.phases[0])
     )
-    assert (base, phase) == (0, 48 * 4 * 16 * 16 * 4)
+    assert (base, phase) == (0, 4 * 4 * 16 * 16 * 4)
 
 
 # The command line
