@@ -114,7 +114,9 @@ def options() -> Iterator[None]:
     before = host().options()
     host().set_options(**OPTIONS)
     yield
-    host().set_options(**{name: as_set(before[name]) for name in ("sd_model_checkpoint", *OPTIONS)})
+    # where an extension has loaded the API's models early, those of other extensions aren't listed
+    listed = [name for name in ("sd_model_checkpoint", *OPTIONS) if name in before]
+    host().set_options(**{name: as_set(before[name]) for name in listed})
 
 
 def as_set(value: Any) -> Any:
