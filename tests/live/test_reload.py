@@ -1,0 +1,70 @@
+"""Settings -> Reload UI, twice: all that the extension registers is there once, and draws the same."""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+
+import pytest
+import requests
+
+from .client import WebUI
+from .test_reckoning import SCRIPT
+
+pytestmark = pytest.mark.once
+RELOAD = """\
+from modules import shared
+from modules.processing import process_images
+drawn = process_images(p)
+shared.state.request_restart()
+return drawn
+"""
+"""What the button does, once the picture is answered."""
+REGISTERED = """\
+import json
+from modules.processing import Processed
+from modules.script_callbacks import callback_map
+found = {}
+for event, callbacks in callback_map.items():
+    for callback in callbacks:
+        if callback.callback.__module__.startswith("demofusion_lib"):
+            found[event] = found.get(event, 0) + 1
+return Processed(p, [], infotexts=[json.dumps(found, sort_keys=True)])
+"""
+
+
+def seen(webui: WebUI) -> tuple[list[str], list[str], str, int]:
+    """A picture without us, one with us, what is registered, and a plan."""
+    code = {"script_name": SCRIPT, "script_args": [REGISTERED, 1]}
+    plan = requests.post(f"{webui.url}/demofusion/v1/plan", json={"width": 64, "height": 64}, timeout=60)
+    return (
+        webui.draw().images,
+        webui.enlarge(keep_phases=True).images,
+        webui.draw(**code).infotexts[0],
+        plan.status_code,
+    )
+
+
+def test_reloading_twice_changes_nothing(webui: WebUI) -> None:
+    if SCRIPT not in (name.lower() for name in webui.ask("scripts")["txt2img"]):
+        pytest.skip("the webui runs no code of ours; start it with --allow-code")
+    started = requests.get(f"{webui.url}/internal/profile-startup", timeout=60).json()
+    if "create ui" not in started["records"]:
+        pytest.skip("the webui was started without a page")
+    before = seen(webui)
+    assert '"callbacks_cfg_denoised": 1' in before[2] and before[3] == 200
+    for _ in range(2):
+        webui.draw(script_name=SCRIPT, script_args=[RELOAD, 1])
+        sleep(8)
+        end = monotonic() + 120
+        while not answers(webui):
+            assert monotonic() < end
+            sleep(1)
+        sleep(3)
+        assert seen(webui) == before
+
+
+def answers(webui: WebUI) -> bool:
+    try:
+        return bool(webui.ask("samplers", timeout=5))
+    except (OSError, ValueError, AssertionError):
+        return False
