@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
@@ -15,11 +16,14 @@ from demofusion_lib import hints
 from demofusion_lib.standalone import cli, names
 from demofusion_lib.standalone.asked_controlnets import FLAGS
 from demofusion_lib.standalone.controlnets import check_made_for, skips
+from demofusion_lib.standalone.controls import Control
+from demofusion_lib.standalone.drawing import Drawing
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.flags import parse
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.standalone.planned import memory_bytes
 
-from .test_controls import net_for
+from .test_controls import net_for, order_of
 
 Told = Callable[..., str]
 
@@ -171,6 +175,16 @@ def test_a_run_tells_of_them_and_goes_on_with_them(
         with pytest.raises(SystemExit):
             cli.main(["--resume", file, *other])
         assert words in capsys.readouterr().err
+    trained_further(Path(nets["sd"]), tmp_path / "sd")
+    with pytest.raises(SystemExit):
+        cli.main(["--resume", file, *hints, "--controlnet", str(tmp_path / "sd"), "--controlnet", str(tmp_path / "sd")])
+    assert "was made with another model's weights" in capsys.readouterr().err
+
+
+def trained_further(folder: Path, target: Path) -> None:
+    net = ControlNetModel.from_pretrained(str(folder))
+    net.conv_in.weight.data.mul_(1.01)
+    net.save_pretrained(str(target))
 
 
 def latent_of(folder: Path) -> list[float]:
@@ -189,3 +203,12 @@ def test_the_plan_counts_them(
     assert run(*flags, "--controlnet", nets["sd"], "--hint", hint) == 0
     for one, other in zip(report(capsys)["phases"], without["phases"], strict=True):
         assert one["memory_bytes"] > other["memory_bytes"] and one["evaluations"] == other["evaluations"]
+
+
+def test_a_phase_holds_each_hint_at_its_size(models: dict[str, Model]) -> None:
+    control = Control(net_for(models["sd"]), torch.zeros(1, 3, 64, 64))
+    drawings = [Drawing(models["sd"], order_of(controls)) for controls in ([], [control, control])]
+    phase = drawings[0].plan.phases[-1]
+    without, with_two = (memory_bytes(drawing, phase, 1, False) for drawing in drawings)
+    plane = control.plane((8, 8), (8, 8), (phase.height_lat, phase.width_lat))
+    assert with_two - without == 2 * plane.numel() * plane.itemsize

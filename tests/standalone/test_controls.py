@@ -246,3 +246,46 @@ def test_a_rescued_windows_controlnet_is_in_float32_too(models: dict[str, Model]
 def saved_net(model: Model, folder: Path) -> Path:
     net_for(model).save_pretrained(str(folder))
     return folder
+
+
+def test_a_shrunk_latents_part_of_the_way_is_the_pictures(models: dict[str, Model]) -> None:
+    """It has less noise, and is asked at a lower timestep."""
+    net = LinearNet()
+    drawing = Drawing(
+        replace(models["sd"], unet=Adding()),
+        order_of([Control(net, draws(5, 1, 3, 64, 64), end=0.5)], guidance=3.0, settings={"guidance": "low-pass"}),
+    )
+    (_, _), (guided, x) = captured(drawing)
+    assert guided.engine is not None
+    guided.engine.fusion.begin_step([step_generator(1, 2, 0)])
+    guided(x, MIXED, FORMS[0], lambda form, gain: (MIXED - 200, form))
+    assert [one.shape[-1] for one in net.hints].count(64) == len(net.hints) and sum(map(len, net.hints)) == 9 + 4 + 2
+
+
+class Overflowing(torch.nn.Module):
+    """Answers NaN in half precision."""
+
+    config = SimpleNamespace(global_pool_conditions=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float16))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    def forward(self, x: Any, times: Any, *, controlnet_cond: Any, conditioning_scale: float, **_: Any) -> Any:
+        answer = mapped(controlnet_cond.float())
+        return (), answer if self.dtype == torch.float32 else answer * torch.nan
+
+
+def test_a_window_that_a_controlnet_spoils_is_rescued(models: dict[str, Model]) -> None:
+    control = Control(Overflowing(), torch.ones(1, 3, 64, 64))
+    (_, _), (guided, x) = captured(Drawing(replace(models["sd"], unet=Adding()), order_of([control])))
+    expected = mapped(torch.ones(1, 3, 128, 128))
+    assert float((noise_of(guided, x, LOCAL, FORMS[0]) - expected).abs().max()) < 1e-5

@@ -44,6 +44,7 @@ EARLY = {
     "--model": ("nowhere.safetensors", "which is no file"),
     "--config": ("sd1", "config is 'sd1', allowed for a single .safetensors file"),
     "--dtype": ("float8", "allowed: auto, float32"),
+    "--controlnet": ("nowhere", "allowed with a hint for it alone"),
     "--out": ("/proc/nowhere", "which can't be written to"),
     "--nothing": ("1", "unrecognized arguments"),
 }
