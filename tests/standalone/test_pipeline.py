@@ -309,7 +309,7 @@ def test_lora_scale_and_what_only_the_pipeline_knows_are_handed_on(make: Make, m
         return forward(*given, **named)
 
     scales: list[Any] = []
-    monkeypatch.setattr(pipe.unet, "forward", seen)
+    monkeypatch.setitem(vars(pipe.unet), "forward", seen)
     monkeypatch.setattr(
         pipe, "encode_prompt", lambda *a, **k: scales.append((k["lora_scale"], k["clip_skip"])) or encode(*a, **k)
     )
@@ -453,7 +453,7 @@ def test_bad_input_is_told_in_one_line_before_anything_is_drawn(
 ) -> None:
     named, words = BAD[case]
     pipe = make()
-    monkeypatch.setattr(pipe.unet, "forward", None)
+    monkeypatch.setitem(vars(pipe.unet), "forward", None)
     with pytest.raises(ValueError, match=words) as raised:
         ours(pipe)(**{"prompt": "a red disc", **named})
     assert "\n" not in str(raised.value)

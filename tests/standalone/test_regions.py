@@ -45,7 +45,9 @@ def pointwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], Model]:
         return (0.2 * x + means[:, :, None, None],)
 
     def patched(model: Model) -> Model:
-        monkeypatch.setattr(model.unet, "forward", forward)
+        monkeypatch.setitem(
+            vars(model.unet), "forward", forward
+        )  # of the instance: taken away again, not put back on it
         return model
 
     return patched
