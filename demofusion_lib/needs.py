@@ -11,8 +11,8 @@ import torch
 
 from . import vae
 from .core import Phase
-from .params import LATENT_PX
 from .plan import LATENT_CHANNELS, Plan
+from .targets import LATENT_PX
 
 HELD = 9
 """Latents of a phase's size that are there at once, as measured: the phase before as it was and enlarged, the noise, the

@@ -6,14 +6,15 @@ public too. Append, never reorder.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .presets import DEFAULT, NONE, PRESETS
-from .regions import FORM, as_text, read_regions, regions_of
+from .regions import FORM, read_regions, regions_of
+from .setting import SAME, Setting, SettingsError, quoted
+from .targets import LATENT_PX, MAX_BASE_PX, MAX_SCALE, SCALE_STEP, check_target, rounding_of
 
 if TYPE_CHECKING:  # the core needs torch, which takes seconds to load: the table alone is read without it
     from .core import Guidance, Phase, Region, Weights
@@ -21,213 +22,14 @@ if TYPE_CHECKING:  # the core needs torch, which takes seconds to load: the tabl
 TITLE = "DemoFusion Hires"
 """The script's name in the API, which is public. The accordion is labelled DemoFusion, as the method is called; another
 extension has a script of that very title, and the host knows scripts by their titles."""
-LATENT_PX = 8  # pixels to a latent cell, along each axis, in every supported model
-MAX_SCALE = 8.0
-MAX_BASE_PX = 16384
 FULL_START = 1000
 """Of the sampler's own schedule from its highest level, whatever that is."""
 SIZE_CONDITIONS = ("final", "phase", "base")
 VAES = ("auto", "exact", "estimated", "host")
-TEXT_CHARACTERS = 1000
-PROMPT_CHARACTERS = 100_000
-SAME = "same"
-"""Of a sampler or scheduler of the phases: the base image's own."""
-
-
-QUOTED_CHARACTERS = 80
-
-
-def quoted(value: Any) -> str:
-    """`value` for a message: its `repr`, which any encoding can carry, cut at 80 characters."""
-    try:
-        text = repr(value).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # a whole number of more digits than Python prints
-        text = f"a {type(value).__name__} that can't be printed"
-    return text if len(text) <= QUOTED_CHARACTERS else f"{text[: QUOTED_CHARACTERS - 3]}..."
-
-
-class SettingsError(ValueError):
-    """A setting that can't be used, or several. The webui's API turns `status_code` and `detail` into its answer.
-
-    name: the setting's, which the message begins with; empty where it is about something else.
-    mistakes: `(name, message)` of each.
-    """
-
-    def __init__(self, message: str, name: str = ""):
-        self.status_code = 422
-        self.detail = f"DemoFusion: {message}"
-        self.mistakes: tuple[tuple[str, str], ...] = ((name, message),)
-        ValueError.__init__(self, self.detail)
-
-    @classmethod
-    def of_all(cls, errors: Sequence[SettingsError]) -> SettingsError:
-        """One error that tells all of them."""
-        told = cls("; ".join(str(error).removeprefix("DemoFusion: ") for error in errors))
-        told.mistakes = tuple(mistake for error in errors for mistake in error.mistakes)
-        return told
-
-    def by_label(self) -> dict[str, str]:
-        """What is told of each setting, in the page's words: with its label for its name."""
-        told: dict[str, str] = {}
-        for name, message in self.mistakes:
-            words = f"{BY_NAME[name].label}{message.removeprefix(name)}" if name in BY_NAME else message
-            told[name] = f"{told[name]}; {words}" if name in told else words
-        return told
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table. `low`, `high`, `step` for numbers, `choices` for words; a text has neither.
-
-    told: whether the infotext tells of it; what leaves the picture as it is and belongs to one run alone is not told.
-    names: what a text names one of, a sampler say. Which there are is known to the host alone, which checks it.
-    is_prompt: of a text that may be long and of several lines.
-    words: the choices as a page shows them, in their order; everywhere else they are called what they are.
-    reads: of a prompt that has a form, which is told as `form`: raises ValueError for another.
-    """
-
-    name: str
-    label: str
-    default: Any
-    help: str
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    told: bool = True
-    names: str = ""
-    is_prompt: bool = False
-    words: tuple[str, ...] = ()
-    reads: Callable[[str], object] | None = None
-    form: str = ""
-
-    @property
-    def is_text(self) -> bool:
-        return self.kind is str and not self.choices
-
-    @property
-    def kind(self) -> type:
-        return type(self.default)
-
-    @property
-    def key(self) -> str:
-        """The infotext key."""
-        return f"DemoFusion {self.name.replace('_', ' ')}"
-
-    @property
-    def elem_id(self) -> str:
-        return f"demofusion_{self.name}"
-
-    @property
-    def allowed(self) -> str:
-        if self.kind is bool:
-            return "true or false"
-        if self.choices:
-            return ", ".join(self.choices)
-        if self.names:
-            return f"{SAME}, or the name of {self.names}"
-        if self.reads:
-            return self.form
-        if self.is_prompt:
-            return f"text of up to {PROMPT_CHARACTERS} characters, or nothing"
-        if self.is_text:
-            return f"one line of up to {TEXT_CHARACTERS} characters, or nothing"
-        whole = "whole numbers " if self.kind is int else ""
-        multiple = f", multiples of {self.step:g}" if self.kind is int and self.step != 1 else ""
-        return f"{whole}{self.low:g} to {self.high:g}{multiple}"
-
-    def check(self, value: Any) -> Any:
-        """`value` as this setting's type. Raises SettingsError naming the setting, the value and what is allowed."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.reads:
-            return self._check_form(value, self.reads)
-        if self.kind is bool and isinstance(value, bool):
-            return value
-        if self.choices and value in self.choices:
-            return value
-        if self.is_prompt and isinstance(value, str) and _is_prompt(value):
-            return value.replace("\r\n", "\n").replace("\r", "\n").strip()
-        if self.is_text and not self.is_prompt and isinstance(value, str) and self._is_line(value):
-            return value.strip()
-        if self.kind is int and number and value == value // 1 and self._within(value):
-            return int(value)
-        if self.kind is float and number and self._within(value):
-            return float(value)
-        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{self._nearest(value)}", self.name)
-
-    def _check_form(self, value: Any, reads: Callable[[str], object]) -> str:
-        text, why = as_text(value), ""
-        try:
-            if isinstance(text, str) and _is_prompt(text):
-                text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
-                reads(text)
-                return text
-        except ValueError as error:
-            why = f" ({error})"
-        raise SettingsError(f"{self.name} is {quoted(value)}, allowed: {self.allowed}{why}", self.name)
-
-    def _is_line(self, text: str) -> bool:
-        """Which nothing is too, but no name."""
-        printable = len(text) <= TEXT_CHARACTERS and (text + " ").isprintable()
-        return printable and not (self.names and not text.strip())
-
-    def _nearest(self, value: Any) -> str:
-        """Of what is allowed, what is likely to be meant."""
-        if self.choices and isinstance(value, str):
-            alike = difflib.get_close_matches(value[:QUOTED_CHARACTERS].strip().lower(), self.choices, 1, 0.8)
-            return f" (the nearest is {alike[0]})" if alike else ""
-        if self.kind not in (int, float) or isinstance(value, bool) or not isinstance(value, (int, float)):
-            return ""
-        assert self.low is not None and self.high is not None and self.step is not None
-        if value != value:
-            return ""
-        nearest = min(max(value, self.low), self.high)
-        if self.kind is int:
-            nearest = math.floor(nearest / self.step + 0.5) * int(self.step)
-        return f" (the nearest is {nearest:g})"
-
-    def _within(self, value: float) -> bool:
-        assert self.low is not None and self.high is not None and self.step is not None
-        on_grid = self.kind is float or int(value) % int(self.step) == 0
-        return self.low <= value <= self.high and on_grid
-
-    def to_text(self, value: Any) -> str:
-        if self.is_prompt:
-            return _kept_as_text(value)
-        return repr(value).removesuffix(".0") if self.kind is float else str(value)
-
-    def from_text(self, text: str) -> Any:
-        """The value that `to_text` wrote. Raises SettingsError for a text it never writes."""
-        if self.kind is str:
-            return self.check(text)
-        if self.kind is bool:
-            return self.check({"True": True, "False": False}.get(text, text))
-        try:
-            return self.check(float(text))
-        except ValueError as error:
-            raise SettingsError(f"{self.name} is {quoted(text)}, allowed: {self.allowed}", self.name) from error
-
-
-def _is_prompt(text: str) -> bool:
-    """Whether a file can hold it, which no half of a surrogate pair can be in."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return len(text) <= PROMPT_CHARACTERS and "\0" not in text
-
-
-def _kept_as_text(prompt: str) -> str:
-    """As the host's infotext gives it back, which takes quotes around a value off and reads `2x3` as a size. A text with a
-    line break it keeps as it is; at the beginning, reading takes it off again."""
-    sides = prompt.split("x")
-    is_size = len(sides) == 2 and all(side.isdecimal() for side in sides)
-    return f"\n{prompt}" if prompt.startswith('"') or is_size else prompt
-
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("enabled", "DemoFusion", False, "Draw the image at its own size, then climb to a larger one in phases."),
-    Setting("scale", "Scale", 2.0, "How many times the base image's width and height to draw; 1 leaves the image as it is.", 1, MAX_SCALE, 0.05),
+    Setting("scale", "Scale", 2.0, "How many times the base image's width and height to draw; 1 leaves the image as it is.", 1, MAX_SCALE, SCALE_STEP),
     Setting("target_width", "Target width", 0, "Width of the result in pixels instead of a scale; 0 follows the scale or the target height.", 0, 16384, 8),
     Setting("target_height", "Target height", 0, "Height of the result in pixels instead of a scale; 0 follows the scale or the target width. A target of another shape crops the base image.", 0, 16384, 8),
     Setting("plan", "Plan", "every", "Which sizes to stop at: every whole scale in turn (the paper's), doublings only, or direct to the target.", choices=("every", "doubling", "direct"), words=("every whole scale (paper)", "doublings", "one jump")),
@@ -317,6 +119,15 @@ def named(args: Sequence[Any]) -> Mapping[str, Any]:
     if len(args) > len(SETTINGS):
         raise SettingsError(f"{len(args)} arguments, allowed: at most {len(SETTINGS)}, or one dictionary of names")
     return {"preset": NONE} | {s.name: value for s, value in zip(SETTINGS, args)}
+
+
+def by_label(error: SettingsError) -> dict[str, str]:
+    """What is told of each setting, in the page's words: with its label for its name."""
+    told: dict[str, str] = {}
+    for name, message in error.mistakes:
+        words = f"{BY_NAME[name].label}{message.removeprefix(name)}" if name in BY_NAME else message
+        told[name] = f"{told[name]}; {words}" if name in told else words
+    return told
 
 
 @dataclass(frozen=True)
@@ -451,17 +262,8 @@ class Params:
             from .core import scaled_size
 
             return scaled_size(*base_lat, self.scale)
-        self._check_target(base_lat, target)
+        check_target(base_lat, target, (self.target_height, self.target_width))
         return target
-
-    def _check_target(self, base_lat: tuple[int, int], target_lat: tuple[int, int]) -> None:
-        errors = []
-        for name, size, low in zip(TARGETS, target_lat, base_lat):
-            value = getattr(self, name)
-            if value and not low <= size <= low * MAX_SCALE:
-                errors.append(target_mistake(name, value, base_lat))
-        if errors:
-            raise SettingsError.of_all(errors)
 
     def phases(self, base_lat: tuple[int, int]) -> tuple[tuple[int, int], list[Phase]]:
         """The part of the base latent `(height, width)` to climb from, and the phases; none at scale 1.
@@ -503,75 +305,7 @@ class Params:
 
     def rounding(self, base_lat: tuple[int, int]) -> str:
         """What to tell where the scale asks for a size between two possible ones; empty where it does not."""
-        if self.target_height or self.target_width:
-            return ""
-        from .core import scaled_size
-
-        (height, width), scale = scaled_size(*base_lat, self.scale), f"{self.scale:g}"
-        exact = all(abs(size * self.scale - got) < 1e-6 for size, got in zip(base_lat, (height, width)))
-        if exact:
-            return ""
-        asked, got = (size_text(*size) for size in (base_lat, (height, width)))
-        if (height, width) != base_lat:
-            return f"scale {scale} of {asked} gives {got}, the nearest size in steps of {LATENT_PX} px"
-        larger = next(s for s in _scale_steps(self.scale) if scaled_size(*base_lat, s) != base_lat)
-        return (
-            f"scale {scale} of {asked} is {asked} again, as sizes go in steps of {LATENT_PX} px: nothing was enlarged; "
-            f"the next larger size is {size_text(*scaled_size(*base_lat, larger))}, at scale {larger:g}"
-        )
-
-
-TARGETS = ("target_height", "target_width")
-"""In a size's order."""
-
-
-def target_mistake(name: str, value: float, base_lat: tuple[int, int], most_px: int = 0) -> SettingsError:
-    """Of a side that can't be reached from a base latent `(height, width)`. most_px: what else it may not exceed; 0: nothing."""
-    low = base_lat[TARGETS.index(name)] * LATENT_PX
-    high = int(low * MAX_SCALE)
-    if most_px >= low:
-        high = min(high, most_px // LATENT_PX * LATENT_PX)
-    nearest = math.floor(min(max(value, low), high) / LATENT_PX + 0.5) * LATENT_PX
-    allowed = f"0, or {low} to {high} for this base image"
-    multiples = "" if value % LATENT_PX == 0 else f", multiples of {LATENT_PX}"
-    return SettingsError(f"{name} is {quoted(value)}, allowed: {allowed}{multiples} (the nearest is {nearest})", name)
-
-
-def heeding_base(
-    error: SettingsError, args: Sequence[Any], base_lat: tuple[int, int], most_px: int = 0
-) -> SettingsError:
-    """What can't be read of a target's sides, with what can be reached from the base latent. args: that the error is of."""
-    try:
-        values = named(args)
-    except SettingsError:
-        return error
-    told = []
-    for name, message in error.mistakes:
-        value = values.get(name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-        if name in TARGETS and number and min(base_lat) > 0:
-            told.append(target_mistake(name, value, base_lat, most_px))  # type: ignore[arg-type]
-        else:
-            told.append(SettingsError(message, name))
-    return SettingsError.of_all(told)
-
-
-def size_text(height_lat: int, width_lat: int) -> str:
-    return f"{width_lat * LATENT_PX}x{height_lat * LATENT_PX} px"
-
-
-def scale_below(scale: float) -> float:
-    """The slider's largest scale that is no larger."""
-    step = BY_NAME["scale"].step
-    assert step is not None
-    return round(math.floor(scale / step + 1e-9) * step, 6)
-
-
-def _scale_steps(above: float) -> Iterator[float]:
-    """The slider's scales above one of them."""
-    step = BY_NAME["scale"].step
-    assert step is not None
-    return (round(n * step, 6) for n in range(math.floor(above / step + 1e-9) + 1, round(MAX_SCALE / step) + 1))
+        return "" if self.target_height or self.target_width else rounding_of(self.scale, base_lat)
 
 
 assert [f.name for f in fields(Params)] == [s.name for s in SETTINGS]

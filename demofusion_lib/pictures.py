@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from .params import LATENT_PX
+from .targets import LATENT_PX
 
 MOST_SIDE_PX = 16384
 MOST_PIXELS = 2 * 89_478_485

@@ -37,7 +37,8 @@ from .core import (
     step_generator,
     step_starts,
 )
-from .params import LATENT_PX, Params, size_text
+from .params import Params
+from .targets import LATENT_PX, size_text
 
 LATENT_CHANNELS = 4
 UNGUIDED = Guidance(until=math.inf)

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from .params import LATENT_PX, MAX_SCALE, SettingsError, quoted
+from .setting import SettingsError, quoted
+from .targets import LATENT_PX, MAX_SCALE
 
 VERSION = 1
 """Of the format. A file of a higher one is refused; a change that an older reader would misread raises it."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .core import Phase
-from .params import LATENT_PX
 from .plan import Plan
+from .targets import LATENT_PX
 
 ATTENTION_PX = 10_000_000
 """Where the VAE's one attention, whose work grows with the square of the picture, takes as much as all its convolutions:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from demofusion_lib.params import LATENT_PX, Params
+from demofusion_lib.params import Params
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.targets import LATENT_PX
 
 Clock = Callable[[], float]
 Shape = tuple[int, ...]

@@ -12,9 +12,9 @@ from bench.quality.otherwise import Redrawer, Redrawn, hires, tiles, tiles_grid
 from bench.quality.rows import UNIT, Case, Row, Subject
 from bench.quality.seams import Lines, lines_of
 from demofusion_lib import vae
-from demofusion_lib.params import LATENT_PX
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.targets import LATENT_PX
 from lab.scenes import render
 
 TRUTH, REFERENCE = 1, 2

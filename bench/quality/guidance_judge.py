@@ -22,8 +22,9 @@ import torch
 
 from bench.quality.results import mean_error
 from demofusion_lib.core import Guidance, Phase, PhaseEngine, upsample
-from demofusion_lib.params import BY_NAME, Params, SettingsError, quoted
+from demofusion_lib.params import BY_NAME, Params
 from demofusion_lib.presets import PRESETS
+from demofusion_lib.setting import SettingsError, quoted
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.samplers import Schedule
 from lab.scenes import NATIVE_PX

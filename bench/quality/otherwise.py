@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from demofusion_lib.core import WindowGrid, step_generator
-from demofusion_lib.params import LATENT_PX
 from demofusion_lib.standalone.drawing import Order
 from demofusion_lib.standalone.guidance import Guided, SizeTold
 from demofusion_lib.standalone.models import Model
 from demofusion_lib.standalone.names import find_sampler
 from demofusion_lib.standalone.prompts import encode, encode_negative
 from demofusion_lib.standalone.samplers import Schedule, Solver
+from demofusion_lib.targets import LATENT_PX
 
 TILES_T, TILES_STEPS = 401, 8
 """Where each tile begins, a denoising of 0.4, and its steps: that share of 20."""

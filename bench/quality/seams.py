@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from demofusion_lib.core import WindowGrid
-from demofusion_lib.params import LATENT_PX
+from demofusion_lib.targets import LATENT_PX
 from lab.scenes import WEAVE_PX
 
 from .geometry import EDGE, HALO_PX, Geometry, luma

@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from bench.quality.rows import GUIDANCE, Subject
-from demofusion_lib.params import LATENT_PX, Params
+from demofusion_lib.params import Params
 from demofusion_lib.presets import NONE
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.memory import keep_freed_memory
 from demofusion_lib.standalone.models import Model, choose_device, load_model
 from demofusion_lib.standalone.toy import TOY, TOY_FILE
+from demofusion_lib.targets import LATENT_PX
 from lab.by_place.places import Gathered
 from lab.by_place.words import ByPlace, gathering
 from lab.checkpoint import PREFIXES, save_checkpoint

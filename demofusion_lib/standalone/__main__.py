@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..params import SettingsError
+from ..setting import SettingsError
 from .checks import check_early
 from .errors import UserError
 from .flags import parse

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..params import LATENT_PX, quoted
+from ..setting import quoted
+from ..targets import LATENT_PX
 from .errors import UserError
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

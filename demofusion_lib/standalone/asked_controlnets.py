@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..params import quoted
+from ..setting import quoted
 from .errors import UserError, first_line
 from .folders import reason
 from .names import AUTO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..params import quoted
+from ..setting import quoted
 from .asked_controlnets import asked_for
 from .errors import UserError
 from .flags import params_of

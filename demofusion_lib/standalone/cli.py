@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from ..params import LATENT_PX, Params, SettingsError, quoted
+from ..params import Params
 from ..ranks import RankError, RankLost, Ranks
 from ..saved import ResumeError, SavedPhase
+from ..setting import SettingsError, quoted
+from ..targets import LATENT_PX
 from . import ranks as joining
 from .checks import check_early
 from .controlnets import load_controls, notes_of

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..hints import covering, kind_of
-from ..params import quoted
+from ..setting import quoted
 from .asked_controlnets import asked_for, folder_of_net, refused
 from .controls import Control
 from .errors import UserError, first_line

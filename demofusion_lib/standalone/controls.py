@@ -12,7 +12,7 @@ import torch
 from ..core import Looking, looking
 from ..core.schedule import TRAINING_TIMESTEPS
 from ..hints import HOW, SMOOTH, at_size, covering, middle
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from .models import in_float32
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import vae
 from ..memory import giving_back
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from .errors import first_line
 from .models import LATENT_CHANNELS, Model
 

@@ -22,10 +22,12 @@ from ..core import (
     upsample,
 )
 from ..memory import window_batch
-from ..params import LATENT_PX, Params, SettingsError
+from ..params import Params
 from ..plan import LATENT_CHANNELS, Plan
 from ..ranks import Ranks
 from ..saved import SavedPhase
+from ..setting import SettingsError
+from ..targets import LATENT_PX
 from .controls import Control, Shown, Steering
 from .decoding import Way, latent_of, pixels_of
 from .guidance import Guided, Progress, SizeTold, passes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from ..params import size_text
+from ..targets import size_text
 from .drawing import Drawing, Order
 
 FINAL = "final"

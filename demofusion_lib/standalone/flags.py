@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..params import BY_NAME, LATENT_PX, SAME, SETTINGS, Params, Setting, SettingsError, preset_values, quoted
+from ..params import BY_NAME, SETTINGS, Params, preset_values
 from ..presets import DEFAULT
+from ..setting import SAME, Setting, SettingsError, quoted
+from ..targets import LATENT_PX
 from .configs import FAMILIES
 from .errors import UserError
 from .names import (

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..params import quoted
+from ..setting import quoted
 from .errors import UserError, first_line
 
 WRITTEN = re.compile(r"(final|phase\d+)(?:-(?P<number>[1-9]\d*))?\.(png|safetensors)|resume\.safetensors")

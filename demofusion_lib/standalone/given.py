@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..params import quoted
 from ..pictures import SIZES, is_drawable, may_be_transparent, tensor
+from ..setting import quoted
 from .errors import UserError, first_line
 from .folders import reason
 

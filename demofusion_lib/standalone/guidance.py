@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core import ALONE, Call, Low, PhaseEngine, Share, looking, shrink, shrunk_noise
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from .controls import Steering
 from .models import Model
 from .prompts import Encoded

@@ -11,7 +11,8 @@ from typing import Any
 import diffusers
 import torch
 
-from ..params import LATENT_PX, quoted
+from ..setting import quoted
+from ..targets import LATENT_PX
 from .asked import Asked, Texts
 from .errors import UserError
 from .models import LATENT_CHANNELS, Model, check_parts, model_of, overflows_in_half

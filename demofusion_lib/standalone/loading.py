@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import diffusers
 import torch
 
-from ..params import quoted
+from ..setting import quoted
 from .configs import FAMILIES, Shapes, check_size, config_folder, family_of, published, read_parts, shapes_in
 from .errors import UserError, first_line
 from .names import AUTO, V_PREDICTION

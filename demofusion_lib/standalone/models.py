@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ..params import LATENT_PX, quoted
+from ..setting import quoted
+from ..targets import LATENT_PX
 from . import names
 from .errors import UserError, first_line
 from .loading import load_pipeline

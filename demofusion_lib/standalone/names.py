@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..params import SAME, Params, quoted
+from ..params import Params
+from ..setting import SAME, quoted
 from .errors import UserError
 
 DTYPES = ("float32", "float16", "bfloat16")

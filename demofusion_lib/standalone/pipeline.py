@@ -12,7 +12,8 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..params import BY_NAME, SAME, Params, SettingsError, quoted
+from ..params import BY_NAME, Params
+from ..setting import SAME, SettingsError, quoted
 from .asked import TENSORS, Asked, Texts, check_callback_tensors
 from .borrowed import Borrowed
 from .decoding import Way, decode, pixels_of

@@ -12,8 +12,8 @@ import torch
 from ..core import Phase, WindowBatch
 from ..core.batching import MODEST, PAYS, SHARE, LiveBytes
 from ..needs import Needs
-from ..params import LATENT_PX
 from ..plan import LATENT_CHANNELS
+from ..targets import LATENT_PX
 from .drawing import Drawing
 from .guidance import Guided, SigmaForm, SizeTold
 from .prompts import encode

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..params import SETTINGS, quoted
+from ..params import SETTINGS
 from ..saved import ResumeError, SavedPhase, check_made_of, differences, read
+from ..setting import quoted
 from .asked_controlnets import FLAGS
 from .configs import FAMILIES
 from .controlnets import Wanted, read_wanted

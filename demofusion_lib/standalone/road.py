@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..params import LATENT_PX
 from ..plan import Plan
+from ..targets import LATENT_PX
 from ..work import BASE_ROW, DECODED_PX, ROW, Part, default_speeds, parts_of
 
 DRAWS = (BASE_ROW, ROW)

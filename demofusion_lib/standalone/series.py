@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..params import PROMPT_CHARACTERS, quoted
+from ..setting import PROMPT_CHARACTERS, quoted
 from .errors import UserError
 
 STDIN = "-"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..params import LATENT_PX, quoted
+from ..setting import quoted
+from ..targets import LATENT_PX
 from .errors import UserError
 from .names import AUTO
 from .toy import CONFIG_FILE, TOY

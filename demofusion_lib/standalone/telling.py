@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ..params import quoted
+from ..setting import quoted
 
 NAME = "demofusion"
 BETWEEN = 0.5  # seconds from one news of a picture's tiles to the next

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..core.schedule import TRAINING_TIMESTEPS
-from ..params import quoted
+from ..setting import quoted
 from .errors import UserError
 from .names import PREDICTIONS
 

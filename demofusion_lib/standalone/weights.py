@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..params import quoted
+from ..setting import quoted
 from .errors import UserError
 
 FILE = re.compile(

@@ -11,8 +11,9 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import scripts, shared
 
 from .. import __version__
-from ..params import SETTINGS, TITLE, Setting, SettingsError, preset_values, quoted
+from ..params import SETTINGS, TITLE, preset_values
 from ..presets import DEFAULT, PRESETS
+from ..setting import Setting, SettingsError, quoted
 from .choices import THERE, offered
 from .pasting import take_unread
 from .refusal import refusal

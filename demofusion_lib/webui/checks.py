@@ -8,7 +8,8 @@ from typing import Any
 from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
-from ..params import BY_NAME, SAME, Params, SettingsError, quoted
+from ..params import BY_NAME, Params
+from ..setting import SAME, SettingsError, quoted
 from .choices import AUTOMATIC, asking_in_phases, check_there
 from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
 from .parts import of_forge

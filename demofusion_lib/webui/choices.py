@@ -9,7 +9,8 @@ from typing import Any
 
 from modules import sd_samplers, sd_schedulers
 
-from ..params import SAME, Params, Setting, SettingsError, quoted
+from ..params import Params
+from ..setting import SAME, Setting, SettingsError, quoted
 
 AUTOMATIC = "Automatic"
 SAMPLER, SCHEDULER = "phase_sampler", "phase_scheduler"

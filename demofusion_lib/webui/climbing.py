@@ -11,9 +11,9 @@ from modules.processing import DecodedSamples, decode_latent_batch
 
 from ..core import Enlarge, NotFiniteError, WindowBatch, centre_crop, climb
 from ..memory import window_batch
-from ..params import LATENT_PX
 from ..plan import LATENT_CHANNELS
 from ..saved import SavedPhase
+from ..targets import LATENT_PX
 from .controlnet import ControlNet
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder, Still

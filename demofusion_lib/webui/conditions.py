@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..core import Looking
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 
 SIZE_KEYS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
 """Inputs of SDXL's conditioner that end up as sinusoids at the end of `vector`, and how many numbers each holds."""

@@ -22,8 +22,8 @@ from modules import devices, errors, shared
 
 from ..core import Looking, Phase, looking
 from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
-from ..params import LATENT_PX
 from ..plan import Plan
+from ..targets import LATENT_PX
 from .enlarging import Coder
 
 MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")

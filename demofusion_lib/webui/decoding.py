@@ -21,7 +21,7 @@ from modules import devices, shared
 
 from .. import vae
 from ..memory import giving_back
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from .forge import always_tiled, reckoned_by_tiles
 from .others import extension_of
 from .parts import scale_of, vae_of

@@ -15,7 +15,9 @@ from typing import Any
 from modules import sd_samplers, shared
 
 from ..core import Phase
-from ..params import LATENT_PX, Params, SettingsError, size_text
+from ..params import Params, by_label
+from ..setting import SettingsError
+from ..targets import LATENT_PX, size_text
 from ..work import work_of
 from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
@@ -216,7 +218,7 @@ def refused(told: Forecast, errors: Sequence[SettingsError], later: Sequence[Set
     """later: what a run tells when the rest is right."""
     if errors or later:
         told.error = SettingsError.of_all(errors or later)
-        told.mistakes = SettingsError.of_all([*errors, *later]).by_label()
+        told.mistakes = by_label(SettingsError.of_all([*errors, *later]))
     return told
 
 

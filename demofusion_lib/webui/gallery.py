@@ -15,7 +15,8 @@ from modules import infotext_utils, processing, sd_models, shared
 from modules.ui_components import ToolButton
 from PIL import Image
 
-from ..params import BY_NAME, SETTINGS, TITLE, Params, SettingsError, named
+from ..params import BY_NAME, SETTINGS, TITLE, Params, by_label, named
+from ..setting import SettingsError
 from .ui import TIPS
 
 BESIDE = "txt2img_upscale"
@@ -74,8 +75,8 @@ def enlarge(
 
 
 def refused(error: Exception) -> Sequence[Any]:
-    by_label = error.by_label() if isinstance(error, SettingsError) else {"": str(error)}
-    told = f"DemoFusion: not drawn: {'; '.join(by_label.values())}"
+    mistakes = by_label(error) if isinstance(error, SettingsError) else {"": str(error)}
+    told = f"DemoFusion: not drawn: {'; '.join(mistakes.values())}"
     gr.Warning(told)
     return gr.update(), gr.update(), gr.update(), html(told, "comments")
 

@@ -18,8 +18,10 @@ from modules import images, processing, shared
 
 from .. import pictures, vae
 from ..core import held, picture_part, upsample
-from ..params import LATENT_PX, Params, SettingsError, quoted, size_text
+from ..params import Params
 from ..plan import Plan
+from ..setting import SettingsError, quoted
+from ..targets import LATENT_PX, size_text
 from . import masks
 from .checkpoints import SDXL, checkpoint
 from .masks import Area, Masked, is_masked

@@ -9,7 +9,7 @@ from typing import Any
 
 from modules import shared
 
-from ..params import SettingsError, quoted
+from ..setting import SettingsError, quoted
 
 FIRST = "AUTOMATIC1111's webui"
 FORGES = ("reForge", "Forge")

@@ -14,7 +14,7 @@ from typing import Any
 
 from modules import shared
 
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 
 
 class HyperTile:

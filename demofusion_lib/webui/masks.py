@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 
 from .. import pictures
 from ..core import NEAR_NATIVE
-from ..params import LATENT_PX, SettingsError, quoted
 from ..plan import LATENT_CHANNELS
+from ..setting import SettingsError, quoted
+from ..targets import LATENT_PX
 
 UNSEEN = object()
 """Stands for a mask whose pixels nobody has seen, where a run is only reckoned."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from modules import shared
 
-from ..params import LATENT_PX, Params, SettingsError, scale_below, size_text
+from ..params import Params
+from ..setting import SettingsError
+from ..targets import LATENT_PX, scale_below, size_text
 
 if TYPE_CHECKING:
     from ..core import Phase

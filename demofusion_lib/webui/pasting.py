@@ -9,8 +9,9 @@ from typing import Any
 from modules import shared
 from modules.styles import extract_style_text_from_prompt
 
-from ..params import BY_NAME, SETTINGS, Setting, SettingsError, read_each
+from ..params import BY_NAME, SETTINGS, by_label, read_each
 from ..presets import DEFAULT, NONE
+from ..setting import Setting, SettingsError
 from .choices import check_there, todays_names
 from .tabs import IMG2IMG, Tab
 
@@ -85,7 +86,7 @@ def _without(style: str | None, prompt: str) -> str:
 
 def told(errors: list[SettingsError]) -> str:
     """What could not be read, in the page's words; empty where there is nothing to tell."""
-    named = SettingsError.of_all(errors).by_label().values()
+    named = by_label(SettingsError.of_all(errors)).values()
     return f"DemoFusion: not pasted: {'; '.join(named)}" if errors else ""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core import Phase
-from ..params import LATENT_PX, Params, SettingsError, heeding_base
+from ..params import Params, named
 from ..plan import Levels, Plan
+from ..setting import SettingsError
+from ..targets import LATENT_PX, heeding_base
 from . import given
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases, readable
@@ -60,7 +62,11 @@ def at_its_base(error: SettingsError | None, args: Sequence[Any], p: Any) -> Set
     """What could not be read of `args`, as far as the base image of `p` decides what is allowed."""
     if error is None or given.is_given(p):
         return error
-    return heeding_base(error, args, latent_size(p), MAX_SIDE.value)
+    try:
+        values = named(args)
+    except SettingsError:
+        return error
+    return heeding_base(error, values, latent_size(p), MAX_SIDE.value)
 
 
 def plan_of(p: Any, settings: Params) -> Plan:

@@ -12,7 +12,7 @@ import torch
 from modules import sd_vae_approx, shared
 
 from ..core import shrink
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from .options import PREVIEW_PX
 
 SHARE = 0.02

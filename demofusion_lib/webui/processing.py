@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import params
+from .. import setting
 from ..core import Phase, WindowBatch
-from ..params import LATENT_PX, Params, size_text
+from ..params import Params
+from ..targets import LATENT_PX, size_text
 from . import given
 from .checks import check_model, check_sampler
 from .hosts import check_host
@@ -148,7 +149,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         raise run.error or SettingsError("no settings")
     try:  # again: since our `process` another extension's may have set another size or sampler
         base_lat, phases = checked(p, run.params)
-    except params.SettingsError as error:
+    except setting.SettingsError as error:
         raise refusal(error) from None
     p.extra_generation_params.pop(STOPPED_KEY, None)
     remove_served(p, run)  # the batch before is on the disk
@@ -161,7 +162,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
 
     try:
         run_of_batch = Climb(p, run, notes)
-    except params.SettingsError as error:
+    except setting.SettingsError as error:
         raise refusal(error) from None
     for text in remarks(p, run.params, base_lat):
         tell(p, notes, text)
@@ -188,10 +189,10 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     for check in checks:
         try:
             planned = check()
-        except params.SettingsError as error:
+        except setting.SettingsError as error:
             mistakes.append(error)
     if mistakes:
-        raise params.SettingsError.of_all(mistakes)
+        raise setting.SettingsError.of_all(mistakes)
     assert planned is not None
     return planned
 

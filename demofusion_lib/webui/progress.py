@@ -20,8 +20,8 @@ from modules import shared
 
 from ..core import Phase
 from ..pace import Pace
-from ..params import LATENT_PX
 from ..plan import Plan
+from ..targets import LATENT_PX
 from ..work import BASE_ROW, DECODED_PX, ENCODED_PX, ROW, decode_part, parts_of
 from . import speeds
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from modules import devices, extra_networks, shared
 
-from ..params import BY_NAME, Params, SettingsError, quoted
+from ..params import BY_NAME, Params
+from ..setting import SettingsError, quoted
 
 TIME = re.compile(r"(?<=:)(\s*)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?=\s*\])")
 """A number between a colon and a closing bracket: in the prompt language it can be nothing else."""

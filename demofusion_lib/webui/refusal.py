@@ -8,14 +8,15 @@ import gradio as gr
 from fastapi import HTTPException
 from modules import errors, shared
 
-from .. import params
+from .. import setting
+from ..params import by_label
 
 
-class SettingsError(params.SettingsError, HTTPException):
+class SettingsError(setting.SettingsError, HTTPException):
     """The same, as the webui's API prints no traceback of: an HTTP answer. Its name is part of that answer."""
 
     def __init__(self, message: str, name: str = ""):
-        params.SettingsError.__init__(self, message, name)
+        setting.SettingsError.__init__(self, message, name)
         self.headers = None
 
     def __str__(self) -> str:
@@ -26,12 +27,12 @@ class SettingsError(params.SettingsError, HTTPException):
 
 def refusal(error: Exception) -> SettingsError:
     """What is told of `error`, whatever it is. One that is no SettingsError is a fault of ours: its traceback is kept."""
-    if isinstance(error, params.SettingsError):
+    if isinstance(error, setting.SettingsError):
         told = SettingsError(str(error).removeprefix("DemoFusion: "))
         told.mistakes = error.mistakes
         return told
     errors.report("DemoFusion: the settings could not be read", exc_info=True)
-    return SettingsError(f"the settings could not be read ({type(error).__name__}: {params.quoted(str(error))})")
+    return SettingsError(f"the settings could not be read ({type(error).__name__}: {setting.quoted(str(error))})")
 
 
 def refuse(p: Any, error: SettingsError, *, raised: bool = False) -> None:
@@ -49,7 +50,7 @@ def refuse(p: Any, error: SettingsError, *, raised: bool = False) -> None:
         gr.Warning(str(error))
         return
     shared.state.interrupt()
-    told = f"DemoFusion: not drawn: {'; '.join(error.by_label().values())}"
+    told = f"DemoFusion: not drawn: {'; '.join(by_label(error).values())}"
     p.comment(told)
     errors.report(told)
     gr.Warning(told)

@@ -23,9 +23,10 @@ from modules.processing import create_infotext
 
 from .. import saved
 from ..core import statistics
-from ..params import SETTINGS, SettingsError, quoted
+from ..params import SETTINGS
 from ..plan import Plan
 from ..saved import SavedPhase
+from ..setting import SettingsError, quoted
 from . import given
 from .checks import SIGMA_OPTIONS, sigma_option
 from .options import SAVED_DIR

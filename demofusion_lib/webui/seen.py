@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from ..params import Params, SettingsError, quoted
+from ..params import Params
+from ..setting import SettingsError, quoted
 from .masks import UNSEEN
 
 MASKED, FOLDER = (2, 3, 4), 5

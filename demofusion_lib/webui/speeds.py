@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from modules import cache, devices, shared
 
-from ..params import LATENT_PX
+from ..targets import LATENT_PX
 from ..work import BASE_ROW, DECODED_PX, ENCODED_PX, ROW, Speeds, default_speeds
 from .parts import unet_of, vae_of
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..params import Setting
+from ..setting import Setting
 
 PICTURE_HELP: Mapping[str, str] = {
     "enabled": "Enlarge the picture above in phases; the denoising strength says how far the result may depart from it.",

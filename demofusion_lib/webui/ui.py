@@ -11,8 +11,9 @@ import gradio as gr
 from modules import shared
 from modules.ui_components import FormRow, InputAccordion, ToolButton
 
-from ..params import BY_NAME, SETTINGS, Setting, preset_values
+from ..params import BY_NAME, SETTINGS, preset_values
 from ..presets import DEFAULT, NONE, PRESETS
+from ..setting import Setting
 from . import pasting
 from .beginning import begin_with, shown_instead
 from .choices import offered

@@ -16,7 +16,8 @@ from typing import Any
 
 from modules import scripts
 
-from ..params import SETTINGS, Params, Setting, SettingsError, named, preset_values
+from ..params import SETTINGS, Params, named, preset_values
+from ..setting import Setting, SettingsError
 from .choices import check_there, offered, with_todays_names
 from .others import chosen_script
 from .refusal import refusal

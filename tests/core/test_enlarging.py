@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from demofusion_lib.core import Enlarge, InLatent, InPixels, climb, plan_phases, upsample
-from demofusion_lib.params import LATENT_PX, Params
+from demofusion_lib.params import Params
 from demofusion_lib.plan import Plan
+from demofusion_lib.targets import LATENT_PX
 
 from .support import draws
 

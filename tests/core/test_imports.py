@@ -1,4 +1,4 @@
-"""Imports run one way: `core` <- `params` <- `plan` <- everything else."""
+"""Imports run one way: `core` <- `params`, with `setting` and `targets` below it, <- `plan` <- everything else."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def is_core(name: str) -> bool:
     return name == "demofusion_lib.core" or name.startswith("demofusion_lib.core.")
 
 
+BELOW = {"demofusion_lib.setting", "demofusion_lib.targets"}
+"""What the table of settings is made of; whoever may import it may import them."""
+
+
 def test_there_is_a_core() -> None:
     assert len(CORE) >= 7
 
@@ -56,8 +60,9 @@ def test_the_core_opens_no_files_and_keeps_no_state(path: Path) -> None:
 
 
 def test_params_imports_the_core_alone() -> None:
-    rooms = {"demofusion_lib.presets", "demofusion_lib.regions"}
-    outside = {name for name in imported(PACKAGE / "params.py") if not is_core(name)} - rooms
+    rooms = {"demofusion_lib.presets", "demofusion_lib.regions", *BELOW}
+    files = ("params.py", "setting.py", "targets.py")
+    outside = {name for file in files for name in imported(PACKAGE / file) if not is_core(name)} - rooms
     assert {name for name in imported(PACKAGE / "regions.py") if name.startswith("demofusion_lib")} == {
         "demofusion_lib.core"
     }
@@ -66,21 +71,22 @@ def test_params_imports_the_core_alone() -> None:
 
 
 def test_plan_imports_the_core_and_params_alone() -> None:
-    outside = {name for name in imported(PACKAGE / "plan.py") if not is_core(name) and name != "demofusion_lib.params"}
+    outside = {name for name in imported(PACKAGE / "plan.py") if not is_core(name)}
+    outside -= {"demofusion_lib.params", *BELOW}
     assert {name.split(".")[0] for name in outside} <= LIBRARIES | {"functools"}
 
 
 def test_work_imports_the_core_params_and_plan_alone() -> None:
     """Both hosts weigh runs by it."""
-    rooms = {"demofusion_lib.params", "demofusion_lib.plan"}
+    rooms = {"demofusion_lib.params", "demofusion_lib.plan", *BELOW}
     outside = {name for name in imported(PACKAGE / "work.py") if not is_core(name)} - rooms
     assert {name.split(".")[0] for name in outside} <= LIBRARIES
 
 
-def test_saved_imports_params_alone() -> None:
+def test_saved_imports_the_settings_alone() -> None:
     """Both hosts go on from its files."""
     names = imported(PACKAGE / "saved.py")
-    assert {name for name in names if name.startswith("demofusion_lib")} == {"demofusion_lib.params"}
+    assert {name for name in names if name.startswith("demofusion_lib")} == BELOW
     assert not {name.split(".")[0] for name in names} & {
         "modules",
         "gradio",

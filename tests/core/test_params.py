@@ -15,19 +15,9 @@ from typing import Any
 import pytest
 
 from demofusion_lib.core import BORDERS, PLANS, Weights, step_normalised
-from demofusion_lib.params import (
-    BY_NAME,
-    SETTINGS,
-    SIZE_CONDITIONS,
-    TITLE,
-    Params,
-    Setting,
-    SettingsError,
-    markdown_table,
-    presets_table,
-    quoted,
-)
+from demofusion_lib.params import BY_NAME, SETTINGS, SIZE_CONDITIONS, TITLE, Params, markdown_table, presets_table
 from demofusion_lib.presets import PRESETS
+from demofusion_lib.setting import Setting, SettingsError, quoted
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "settings.md"
 

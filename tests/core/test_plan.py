@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from demofusion_lib.core import evaluated_sigmas
-from demofusion_lib.params import Params, SettingsError
+from demofusion_lib.params import Params
 from demofusion_lib.plan import Plan
+from demofusion_lib.setting import SettingsError
 
 from .support import SCHEDULE, draws
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from demofusion_lib.params import Params, SettingsError, quoted
+from demofusion_lib.params import Params
 from demofusion_lib.regions import FORM, regions_of
+from demofusion_lib.setting import SettingsError, quoted
 
 
 def boxes(text: str) -> list[tuple[str, tuple[float, ...]]]:

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from demofusion_lib.core import Phase, climb, plan_phases, statistics
-from demofusion_lib.params import SettingsError
 from demofusion_lib.saved import (
     MOST_HEADER,
     ResumeError,
@@ -30,6 +29,7 @@ from demofusion_lib.saved import (
     remove,
     write,
 )
+from demofusion_lib.setting import SettingsError
 
 from .support import draws
 

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 
 from demofusion_lib.core import step_generator
-from demofusion_lib.params import LATENT_PX, Params
+from demofusion_lib.params import Params
 from demofusion_lib.standalone.controls import Control, Shown, Steering, ask
 from demofusion_lib.standalone.drawing import Drawing, Order
 from demofusion_lib.standalone.guidance import EpsForm, Guided, SigmaForm
 from demofusion_lib.standalone.models import Model
+from demofusion_lib.targets import LATENT_PX
 
 LOCAL, MIXED, GLOBAL = 0.0, 500.0, 999.0
 FORMS = (SigmaForm(0.7, "epsilon"), EpsForm(0.8, 0.6, "epsilon"))

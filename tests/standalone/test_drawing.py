@@ -9,7 +9,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from demofusion_lib.core import statistics, upsample, with_statistics
-from demofusion_lib.params import Params, SettingsError
+from demofusion_lib.params import Params
+from demofusion_lib.setting import SettingsError
 from demofusion_lib.standalone.drawing import Drawing, Finished, Order
 from demofusion_lib.standalone.errors import UserError
 from demofusion_lib.standalone.guidance import EpsForm, SigmaForm

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from demofusion_lib.params import SettingsError
 from demofusion_lib.ranks import Ranks, beats
 from demofusion_lib.saved import read
+from demofusion_lib.setting import SettingsError
 from demofusion_lib.standalone import cli, guidance
 from demofusion_lib.standalone import ranks as joining
 from demofusion_lib.standalone.errors import UserError

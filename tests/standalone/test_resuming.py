@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from demofusion_lib import saved as files
-from demofusion_lib.params import SETTINGS, Params, quoted
+from demofusion_lib.params import SETTINGS, Params
 from demofusion_lib.saved import SavedPhase, read, write
+from demofusion_lib.setting import quoted
 from demofusion_lib.standalone import cli, keeping, output
 from demofusion_lib.standalone.decoding import Way, decode
 from demofusion_lib.standalone.drawing import Drawing, Order
