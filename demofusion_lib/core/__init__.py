@@ -1,13 +1,15 @@
 """The algorithm alone: torch, no host, no files, no globals."""
 
 from .batching import WindowBatch, is_out_of_memory
+from .blurring import gaussian_blur
 from .engine import PhaseEngine
 from .enlarging import ENLARGEMENTS, FromPicture, InLatent, InPixels, Paste
 from .evaluations import evaluated_sigmas, evaluated_timesteps, is_countable
 from .finite import NotFiniteError, Place
-from .fusion import PhaseFusion, Predict, gaussian_blur
+from .fusion import PhaseFusion
 from .guidance import GUIDANCES, Evaluation, Guidance, Low
 from .looking import WAYS, Looking, look, looking
+from .paths import Predict
 from .phases import (
     PLANS,
     Enlarge,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from .fusion import PhaseFusion, Predict
+from .fusion import PhaseFusion
 from .looking import Looking, look
+from .paths import Predict
 from .phases import upsample
 from .views import Layout, View
 

@@ -19,6 +19,7 @@ from demofusion_lib.core import (
     View,
     Weights,
     WindowGrid,
+    gaussian_blur,
     looking,
     plan_phases,
     shrink,
@@ -26,7 +27,6 @@ from demofusion_lib.core import (
     step_generator,
     upsample,
 )
-from demofusion_lib.core.fusion import gaussian_blur
 from demofusion_lib.core.regions import shares_of
 from demofusion_lib.params import Params
 from demofusion_lib.plan import Plan
