@@ -23,7 +23,7 @@ from .forge import ForgeSeat, has_control, objects_of_phase
 from .hypertile import HyperTile
 from .masks import Masked
 from .others import extension_of
-from .parts import of_forge
+from .parts import of_forge, unet_of
 from .placed import RegionConds
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
@@ -324,7 +324,7 @@ class PhaseSampler:
             self.tell(f"{extension_of(apply)} takes part in every window of the phases, as it does in the base image")
         elif sampler_passed_over:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
-        for wrapper in wrappers(model.model.diffusion_model, self.control.network):
+        for wrapper in wrappers(unet_of(model), self.control.network):
             self.tell(f"what {extension_of(wrapper)} does to the UNet it does to every window as to a whole picture")
 
     def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:

@@ -96,6 +96,22 @@ class ForgeObjects:
         return ForgeObjects(self.unet, self.clip, self.vae, self.clipvision)
 
 
+WITHOUT = ("model", "apply_model", "first_stage_model", "conditioner", "parameterization", "scale_factor", "alphas_cumprod")
+"""What Forge's models have not, or as None, which the doubles of the host go on using."""
+
+
+def hiding(kind):
+    """A class of tiny models that shows these to no one in the product."""
+
+    class Hiding(kind):
+        def __getattribute__(self, name):
+            if name in WITHOUT and sys._getframe(1).f_globals["__name__"].startswith("demofusion_lib"):
+                raise AttributeError(f"{name}: Forge's models have none")
+            return super().__getattribute__(name)
+
+    return Hiding
+
+
 def dress(tiny, kind):
     """A tiny model as one of the family's."""
     vae = types.SimpleNamespace(
@@ -109,6 +125,8 @@ def dress(tiny, kind):
     if kind == "Forge" and tiny.is_sdxl:
         tiny.embedder = type(tiny.conditioner.embedders[1])("one number")
     tiny.is_sd1, tiny.is_sd2 = not tiny.is_sdxl, False
+    if kind == "Forge":
+        tiny.__class__ = hiding(type(tiny))
     return tiny
 
 
