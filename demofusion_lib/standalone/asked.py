@@ -20,6 +20,8 @@ EMBEDS = (
     "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
 )  # fmt: skip
 TENSORS = ["latents"]
+CONTROLS = ("control_image", "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
+"""What pipelines with ControlNets take besides."""
 Text = str | Sequence[str] | None
 
 
@@ -146,6 +148,10 @@ class Asked:
     output_type: str = "pil"
     callback_on_step_end: Callable[..., Any] | None = None
     handed: Mapping[str, Any] = field(default_factory=dict)
+    control_image: Any = None
+    controlnet_conditioning_scale: Any = None
+    control_guidance_start: Any = None
+    control_guidance_end: Any = None
 
     def __post_init__(self) -> None:
         check_number("num_inference_steps", self.num_inference_steps, Integral, 1, MOST_STEPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -76,6 +77,10 @@ class Borrowed(Drawing):
             return seeds_from(self.lender.asked.generator, len(self.order.prompts))
 
         self.order = replace(self.order, seeds=draw() if self.ranks is None else self.ranks.told(draw))
+
+    def _phase(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        with self.lender.controls.there() if self.lender.controls else contextlib.nullcontext():
+            return super()._phase(phase, previous, before)
 
     def _engine(self, phase: Phase, previous: torch.Tensor, before: torch.Tensor) -> PhaseEngine:
         engine = super()._engine(phase, previous, before)

@@ -102,6 +102,9 @@ def _load(one: Wanted, model: Model) -> Any:
                 str(folder), variant=variant, use_safetensors=True if safe else None, local_files_only=True,
                 torch_dtype=model.dtype,
             )  # fmt: skip
+        missing = [name for name, tensor in net.named_parameters() if tensor.is_meta]
+        if missing:
+            raise UserError(f"lacks {len(missing)} tensors ({missing[0]})")
         check_made_for(net, model)
         return net.to(model.device).eval()
     except UserError as error:
@@ -112,9 +115,6 @@ def _load(one: Wanted, model: Model) -> Any:
 
 def check_made_for(net: Any, model: Model) -> None:
     """Raises UserError, in words that go on behind the network's name, where its answers don't fit the UNet's layers."""
-    missing = [name for name, tensor in net.named_parameters() if tensor.is_meta]
-    if missing:
-        raise UserError(f"lacks {len(missing)} tensors ({missing[0]})")
     unet, own = model.unet.config, net.config
     theirs, mine = skips(unet), [layer.out_channels for layer in net.controlnet_down_blocks]
     if mine != theirs or net.conv_in.in_channels != unet.in_channels:

@@ -21,7 +21,8 @@ class Control:
     """A diffusers ControlNetModel and what it is shown.
 
     hint: `(1 or images, 3, height, width)` in [0, 1], of the base image or the given picture, at any size. kind: of `hints`. scale: how
-    much its answers count. start, end: the part of the way from noise, 0, to the picture, 1, on which it is asked.
+    much its answers count. start, end: the part of the way from noise, 0, to the picture, 1, on which it is asked. squeezed: a
+    hint of another shape is squeezed into the picture's, not cropped. where: the device that computes, None for the network's own.
     """
 
     net: Any
@@ -31,6 +32,8 @@ class Control:
     start: float = 0.0
     end: float = 1.0
     name: str = ""
+    squeezed: bool = False
+    where: torch.device | None = None
 
     def asked(self, t: float) -> bool:
         done = 1 - t / (TRAINING_TIMESTEPS - 1)
@@ -45,11 +48,11 @@ class Control:
         """The hint `(1 or images, 3, 8 height, 8 width)` of a phase of `size_lat`, on the network's device and in its type.
 
         whole, part: `(height, width)` of what the hint shows and of its middle that the phase shows, both in cells or in
-        pixels. A hint of another shape is cropped.
+        pixels.
         """
-        hint = middle(self.hint, self.hint_px, covering(self.hint_px, whole))
+        hint = self.hint if self.squeezed else middle(self.hint, self.hint_px, covering(self.hint_px, whole))
         sized = at_size(middle(hint, whole, part).float(), in_px(size_lat), self.kind)
-        return sized.to(self.net.device, self.net.dtype)
+        return sized.to(self.where or self.net.device, self.net.dtype)
 
     def plane_bytes(self, cells: int) -> int:
         """Of `plane`, for a phase of so many cells."""

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import diffusers
@@ -13,14 +14,22 @@ import torch
 
 from ..setting import quoted
 from ..targets import LATENT_PX
-from .asked import Asked, Texts
+from .asked import CONTROLS, Asked, Texts
 from .errors import UserError
+from .lent_controls import LentControls, check_nets
 from .models import LATENT_CHANNELS, Model, check_parts, model_of, overflows_in_half
 from .prompts import Encoded
 from .training import check_training
 
-TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-IMAGE_TO_IMAGE = ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline")
+TEXT_TO_IMAGE = (
+    "StableDiffusionPipeline", "StableDiffusionXLPipeline",
+    "StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline",
+)  # fmt: skip
+IMAGE_TO_IMAGE = (
+    "StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline",
+)  # fmt: skip
+CONTROLLED = tuple(kind for kind in (*TEXT_TO_IMAGE, *IMAGE_TO_IMAGE) if "ControlNet" in kind)
 SUPPORTED = (*TEXT_TO_IMAGE, *IMAGE_TO_IMAGE)
 OURS = frozenset({
     "self", "kwargs", "args", "output_type", "return_dict", "callback", "callback_steps", "denoising_start", "denoising_end",
@@ -35,8 +44,9 @@ def check_pipeline(pipeline: Any) -> None:
     name = type(pipeline).__name__
     if not isinstance(pipeline, tuple(getattr(diffusers, kind) for kind in SUPPORTED)):
         raise UserError(f"pipe is {quoted(name)}, allowed: {', '.join(SUPPORTED)}")
-    missing = [part for part in ("unet", "vae", "scheduler") if getattr(pipeline, part, None) is None]
-    carried = [part for part in UNHEARD if getattr(pipeline, part, None) is not None]
+    heard = ("controlnet",) if is_controlled(pipeline) else ()
+    missing = [part for part in ("unet", "vae", "scheduler", *heard) if getattr(pipeline, part, None) is None]
+    carried = [part for part in UNHEARD if part not in heard and getattr(pipeline, part, None) is not None]
     try:
         if missing:
             raise UserError(f"has no {', '.join(missing)}, supported: whole models")
@@ -46,8 +56,14 @@ def check_pipeline(pipeline: Any) -> None:
             raise UserError("is a refiner, supported: base models")
         check_parts(pipeline)
         check_training(pipeline.scheduler)
+        if heard:
+            check_nets(pipeline, model_of(pipeline, name_of(pipeline)))
     except UserError as error:
         raise UserError(f"pipe is {quoted(name)}, which {error}") from error
+
+
+def is_controlled(pipeline: Any) -> bool:
+    return isinstance(pipeline, tuple(getattr(diffusers, kind) for kind in CONTROLLED))
 
 
 @dataclass(frozen=True)
@@ -63,9 +79,10 @@ class Lender:
         self.asked.texts.check(is_sdxl=self.is_sdxl, context_width=unet.config.cross_attention_dim)
         if self.redraws and self.asked.image is None:
             raise UserError(f"image is None, allowed with {type(self.pipeline).__name__}: a picture")
-        if not self.redraws and self.asked.strength is not None and self.asked.image is None:
+        self._check_controls()
+        if not self.redraws and self.asked.strength is not None and self.picture is None:
             raise UserError(f"strength is {self.asked.strength:g}, allowed with image alone")
-        if self.asked.image is not None:
+        if self.picture is not None and not (self.redraws and self.controls):
             for name in ("height", "width"):
                 if getattr(self.asked, name) is not None:
                     raise UserError(
@@ -93,7 +110,19 @@ class Lender:
     @property
     def draws(self) -> bool:
         """Whether there is a phase 1 of its own: not where a picture stands in for it."""
-        return self.redraws or self.asked.image is None
+        return self.redraws or self.picture is None
+
+    @property
+    def picture(self) -> Any:
+        """The caller's own: diffusers' pipelines that draw from text with ControlNets call their hint `image`."""
+        return None if self.controls and self.controls.hint_name == "image" else self.asked.image
+
+    @cached_property
+    def controls(self) -> LentControls | None:
+        if not is_controlled(self.pipeline):
+            return None
+        by_image = not self.redraws and self.asked.control_image is None
+        return LentControls(self.pipeline, self.asked, "image" if by_image else "control_image")
 
     @property
     def base_lat(self) -> tuple[int, int]:
@@ -102,10 +131,10 @@ class Lender:
             return self.asked.latents.shape[-2], self.asked.latents.shape[-1]
         if self.redraws:
             return self._image_lat()
-        native = int(self.pipeline.unet.config.sample_size)
-        sides = (self.asked.height, self.asked.width)
-        height, width = (native if side is None else side // LATENT_PX for side in sides)
-        return height, width
+        native = int(self.pipeline.unet.config.sample_size) * LATENT_PX
+        own_px = self.controls.size_px if self.controls else (native, native)
+        height, width = (side or own for side, own in zip((self.asked.height, self.asked.width), own_px))
+        return height // LATENT_PX, width // LATENT_PX
 
     def model(self) -> Model:
         told = (
@@ -145,7 +174,9 @@ class Lender:
         }  # fmt: skip
         if self.redraws:
             named |= {"image": asked.image, "strength": asked.strength}
-        else:
+        if self.controls:
+            named |= self.controls.told()
+        if self.controls or not self.redraws:
             height, width = self.base_lat
             named |= {"height": height * LATENT_PX, "width": width * LATENT_PX}
         named = {name: value for name, value in named.items() if value is not None}
@@ -196,13 +227,18 @@ class Lender:
 
     def _image_lat(self) -> tuple[int, int]:
         try:
-            height, width = self.pipeline.image_processor.preprocess(self.asked.image).shape[-2:]
+            wanted = (self.asked.height, self.asked.width)
+            height, width = self.pipeline.image_processor.preprocess(self.asked.image, *wanted).shape[-2:]
         except Exception as error:
             raise UserError(
                 f"image is {quoted(self.asked.image)}, allowed: what diffusers takes for one ({error})"
             ) from error
         is_latent = isinstance(self.asked.image, torch.Tensor) and self.asked.image.shape[-3] == LATENT_CHANNELS
-        return (height, width) if is_latent else (height // LATENT_PX, width // LATENT_PX)
+        found = (height, width) if is_latent else (height // LATENT_PX, width // LATENT_PX)
+        for name, said, side in zip(("height", "width"), wanted, found):
+            if said is not None and said != side * LATENT_PX:
+                raise UserError(f"{name} is {said}, allowed with this image: {side * LATENT_PX}")
+        return found
 
     def _check_latents(self) -> None:
         given, asked = self.asked.latents, self.asked
@@ -221,6 +257,13 @@ class Lender:
             said = getattr(asked, name)
             if said is not None and said != side * LATENT_PX:
                 raise UserError(f"{name} is {said}, allowed with these latents: {side * LATENT_PX}")
+
+    def _check_controls(self) -> None:
+        for name in CONTROLS:
+            if not self.controls and getattr(self.asked, name) is not None:
+                raise UserError(f"{name} is given, allowed with {', '.join(CONTROLLED)}")
+        if self.controls and not self.draws and self.asked.strength == 0:
+            raise UserError("strength is 0, allowed with ControlNets above 0 alone: 0 draws nothing")
 
     def _check_adapters(self) -> None:
         given = self.asked.ip_adapter_image is not None or self.asked.ip_adapter_image_embeds is not None

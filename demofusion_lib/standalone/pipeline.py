@@ -112,6 +112,10 @@ class DemoFusionPipeline:
         return_dict: bool = True,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
         clip_skip: int | None = None,
+        control_image: Any = None,
+        controlnet_conditioning_scale: float | Sequence[float] | None = None,
+        control_guidance_start: float | Sequence[float] | None = None,
+        control_guidance_end: float | Sequence[float] | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **settings: Any,
@@ -136,6 +140,7 @@ class DemoFusionPipeline:
             height, width, _or_own(pipe, "num_inference_steps", num_inference_steps),
             _or_own(pipe, "guidance_scale", guidance_scale), num_images_per_prompt, generator, latents, image, strength,
             ip_adapter_image, ip_adapter_image_embeds, cross_attention_kwargs, clip_skip, output_type, callback_on_step_end, handed,
+            control_image, controlnet_conditioning_scale, control_guidance_start, control_guidance_end,
         )  # fmt: skip
         result = Run(self, Lender(pipe, asked), params).result()
         return result if return_dict else result.to_tuple()
@@ -197,7 +202,7 @@ class Run:
     def _order(self) -> Order:
         asked, picture, strength = self.asked, None, 1.0
         if not self.lender.draws:
-            picture, notes = picture_of(asked.image)
+            picture, notes = picture_of(self.lender.picture)
             for note in notes:
                 self.note(note)
             strength = STRENGTH if asked.strength is None else float(asked.strength)
@@ -205,9 +210,10 @@ class Run:
                 raise UserError("output_type is 'latent', allowed with a strength above 0 alone: 0 draws no latent")
         sampler, scheduler = self._samplers()
         height, width = self.lender.base_lat
+        controls = self.lender.controls.for_phases() if self.lender.controls else []
         return Order(
             asked.prompts, [0] * asked.images, width * 8, height * 8, self.params, "", int(asked.num_inference_steps),
-            sampler, scheduler, self._guidance(), picture, strength,
+            sampler, scheduler, self._guidance(), picture, strength, controls,
         )  # fmt: skip
 
     def _samplers(self) -> tuple[str, str]:

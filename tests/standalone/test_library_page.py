@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +22,10 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(rest), "docs/library.md", "exec"), {})
     assert [Image.open(tmp_path / f"phase{number}.png").size for number in (1, 2)] == [(128, 128), (256, 256)]
+    red, green, _ = np.asarray(Image.open(tmp_path / "placed.png"), int).transpose(2, 0, 1)
+    rows, cols = (red - green > 80).nonzero()
+    # where the hint is white
+    assert np.allclose([cols.min(), rows.min(), cols.max(), rows.max()], [30, 130, 120, 220], atol=8)
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("phase 1, step 0") and told[-1].startswith(
         "phase 2, step 1, timestep 300, (1, 4, 32, 32)"
