@@ -17,11 +17,13 @@ from ..targets import LATENT_PX
 from .controlnet import ControlNet
 from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder, Still
+from .forge_controlnet import ForgeControlNet
 from .formats import LIMITS_PX, too_large
 from .given import Given, check_room, is_given, start_of
 from .kept import end_with, keep_images
 from .masks import Masked, is_inpainting
 from .notes import STOPPED_KEY, tell, untell
+from .parts import of_forge
 from .planning import plan_of
 from .progress import Progress
 from .resuming import Saving, resumed
@@ -52,7 +54,8 @@ class Climb:
             check_room(self.plan)
         self.mask: Masked | None = self.given.mask if self.given else None
         self.coder = Coder(p, self.plan.params.vae, self._tell, self.progress)
-        self.control = ControlNet(p, self.plan, self._tell, Coder(p, self.plan.params.vae, self._tell, Still()))
+        units = ControlNet if of_forge(p.sd_model) is None else ForgeControlNet
+        self.control = units(p, self.plan, self._tell, Coder(p, self.plan.params.vae, self._tell, Still()))
 
     def sample(self, host_sample: Any) -> Any:
         self._announce()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,15 +25,11 @@ from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
 from ..plan import Plan
 from ..targets import LATENT_PX
 from .enlarging import Coder
+from .maps import BASE_ONLY, PHASES_ONLY, Lent, Plane, is_tile, lending, option_of, share_at, sizes_px
 
 MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")
 """Kinds of units that have a map of the picture, as the extension names them."""
-BASE_ONLY, PHASES_ONLY = "Low res only", "High res only"
-"""The unit's option for Hires. fix, in whose place the phases are."""
 SEPARATE = "Each ControlNet unit for each image in a batch"
-LAST_T = 999.0
-
-Lent = list[tuple[Any, str, Any]]
 
 
 def script_of(p: Any) -> Any:
@@ -48,58 +44,6 @@ def script_of(p: Any) -> Any:
 
 def kind_name(param: Any) -> str:
     return str(getattr(param.control_model_type, "name", ""))
-
-
-def option_of(unit: Any) -> str:
-    option = getattr(unit, "hr_option", "")
-    return str(getattr(option, "value", option))
-
-
-@contextlib.contextmanager
-def lending(lent: Lent) -> Iterator[None]:
-    """Attributes that hold something else for a while; what each is, by owner and name."""
-    missing = object()
-    before = [(owner, name, vars(owner).get(name, missing)) for owner, name, _ in lent]
-    try:
-        for owner, name, value in lent:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in reversed(before):
-            if value is missing:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, value)
-
-
-@dataclass
-class Plane:
-    """Something that is as large as the picture, at a phase's size: `(1 or images, channels, k * height, k * width)`.
-
-    how: what dilated sub-images get of it (`Looking.cut`). channels_how: the same of channels from the fourth on.
-    """
-
-    whole: torch.Tensor
-    how: str = "mean"
-    mask_how: str = ""
-    small: dict[tuple[int, Any, Any], torch.Tensor] = field(default_factory=dict)
-    """Of dilated sub-images, which are the same in every step: together they are as large as the plane."""
-
-    def part(self, now: Looking) -> torch.Tensor:
-        at = list(now.images) if len(self.whole) > 1 else [0] * len(now.views)
-        if now.kind != "dilated":
-            return self._cut(now, at)
-        keys = [(row, view.rows.start, view.cols.start) for row, view in zip(at, now.views)]
-        for key, row, view in zip(keys, at, now.views):
-            if key not in self.small:
-                self.small[key] = self._cut(replace(now, views=[view]), [row])[0]
-        return torch.stack([self.small[key] for key in keys])
-
-    def _cut(self, now: Looking, at: Sequence[int]) -> torch.Tensor:
-        if not self.mask_how or self.whole.shape[1] <= 3:
-            return now.cut(self.whole, at, self.how)
-        parts = (now.cut(self.whole[:, :3], at, self.how), now.cut(self.whole[:, 3:], at, self.mask_how))
-        return torch.cat(parts, dim=1)
 
 
 @dataclass
@@ -202,7 +146,7 @@ class ControlNet:
         if self.network is None:
             yield
             return
-        share = min(1.0, max(0.0, 1 - now.t / LAST_T))
+        share = share_at(now.t)
         lent: Lent = [(self.network.model, "current_sampling_percent", share)]
         for unit in self.units:
             param = unit.param
@@ -300,7 +244,7 @@ class ControlNet:
 
     def _map(self, index: int, param: Any, unit: Any, phase: Phase, kind: str) -> torch.Tensor:
         """The unit's map in the phase's size: as the extension finds it, else the base image's own enlarged."""
-        whole_px, corner_px, size_px = self._sizes(phase)
+        whole_px, corner_px, size_px = sizes_px(self.plan, phase)
         try:
             found = self._found(index, param, unit, phase, whole_px)
         except Exception:
@@ -350,22 +294,8 @@ class ControlNet:
         if finishing:
             self.script.post_processors = done
 
-    def _sizes(self, phase: Phase) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """In pixels, `(height, width)` each: of the base image before it is cropped, at the phase's scale; the corner of what is
-        left of it; and the phase's size."""
-        size = phase.height_lat * LATENT_PX, phase.width_lat * LATENT_PX
-        if self.plan.picture_lat is not None:
-            return size, (0, 0), size
-        axes = list(zip(self.plan.first_lat, self.plan.base_lat, size))
-        whole = [round(first * length / base / LATENT_PX) * LATENT_PX for first, base, length in axes]
-        corner = [
-            min(round((first - base) // 2 * length / base), full - length)
-            for (first, base, length), full in zip(axes, whole)
-        ]
-        return (whole[0], whole[1]), (corner[0], corner[1]), size
-
     def _region(self, mask: torch.Tensor, phase: Phase) -> Plane:
-        whole_px, corner_px, size_px = self._sizes(phase)
+        whole_px, corner_px, size_px = sizes_px(self.plan, phase)
         return Plane(part_of(F.interpolate(mask, size=whole_px, mode="bilinear"), corner_px, size_px))
 
     def _regions(self, phase: Phase) -> Lent:
@@ -376,11 +306,6 @@ class ControlNet:
             if kind_name(param) == "IPAdapter" and mask is not None:
                 lent.append((param.control_model, "apply_effective_region_mask", masking(self._region(mask, phase))))
         return lent
-
-
-def is_tile(unit: Any) -> bool:
-    """By the names of its preprocessor and its model, as the extension tells its types by them."""
-    return "tile" in f"{unit.module} {getattr(unit, 'model', '')}".lower()
 
 
 def is_finishing(module: str) -> bool:

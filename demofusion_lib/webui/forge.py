@@ -18,12 +18,13 @@ from modules.sd_samplers_common import InterruptedException
 
 from ..core import Evaluation, Looking, PhaseEngine, look, looking, shrink, shrunk_noise
 from .conditions import CropCorner, told_of
+from .linked import ASKED, CONTROL, Linked, StandIn
 from .parts import levels_of, of_forge
 from .placed import RegionConds
 from .seats import Padding, Watcher
 
 WRAPPER = "model_function_wrapper"
-TEXT, CONTROL = "c_crossattn", ("control", "control_model")
+TEXT = "c_crossattn"
 PEAK = "memory_peak_estimation_modifier"
 MEMORY = ("ldm_patched.modules.model_management", "backend.memory_management")
 """What reckons with it in reForge and in Forge."""
@@ -53,7 +54,7 @@ class ByPatches:
 
     def __init__(
         self, model: Any, engine: PhaseEngine, corner: CropCorner | None, watcher: Watcher, padding: Padding,
-        base_lat: tuple[int, int], regions: RegionConds | None, outer: Any,
+        base_lat: tuple[int, int], regions: RegionConds | None, linked: Linked, outer: Any,
     ):  # fmt: skip
         """outer: a wrapper that another extension has set, which is to be called for each part."""
         self.levels = levels_of(model)
@@ -62,6 +63,7 @@ class ByPatches:
         self.padding = padding
         self.base_lat = base_lat
         self.regions = regions
+        self.linked = linked
         self.outer = outer
         self.calls = 0
         self.begin(engine.evaluation([0], [1.0], 0.0), torch.zeros(1))
@@ -99,7 +101,7 @@ class ByPatches:
         images = len(x) // len(chunks)
         marks = [mark for mark in chunks for _ in range(images)]
         options = told.pop("transformer_options", {})
-        for name in CONTROL:
+        for name in (CONTROL, ASKED):
             told.pop(name, None)
 
         def ask(patches: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -110,10 +112,12 @@ class ByPatches:
             with self.padding(now):
                 for chosen, own in self._by_prompt(part, now):
                     own_marks, level = [of_patches[i] for i in chosen], sigma[chosen]
-                    own["transformer_options"] = options_of(options, own_marks, level)
+                    own_options = own["transformer_options"] = options_of(options, own_marks, level)
                     given = patches if len(chosen) == len(patches) else patches[chosen]
-                    with look(now.some(chosen)):
-                        answers.append((chosen, self._given(apply_model, given, level, own, own_marks)))
+                    with look(now.some(chosen)) as here:
+                        own.update(self.linked.told(given, level, own, here))
+                        with self.linked.following(own_options, here):
+                            answers.append((chosen, self._given(apply_model, given, level, own, own_marks)))
             if len(answers) == 1:
                 return answers[0][1]
             whole = torch.empty_like(patches)
@@ -182,24 +186,21 @@ def options_of(options: dict[str, Any], marks: Sequence[int], sigma: torch.Tenso
     return found
 
 
-def has_control(model: Any) -> bool:
-    """Whether ControlNets are linked to what is sampled next: they would be asked for the whole latent at once."""
-    return of_forge(model).unet.controlnet_linked_list is not None
-
-
 class ForgeSeat:
     """The engine's place in a model's patchers, until it is left."""
 
     def __init__(
         self, model: Any, engine: PhaseEngine, corner: CropCorner | None, watcher: Watcher, padding: Padding,
-        base_lat: tuple[int, int], regions: RegionConds | None = None,
+        base_lat: tuple[int, int], regions: RegionConds | None, links: Callable[[Any], Linked],
     ):  # fmt: skip
+        """links: given the first of the ControlNets that are linked to the patcher, or None."""
         self.objects = of_forge(model)
         self.before = self.objects.unet
         unet = self.before.clone()
-        unet.controlnet_linked_list = None
+        first = unet.controlnet_linked_list
+        unet.controlnet_linked_list = None if first is None else StandIn(first)
         fused = self.fused = ByPatches(
-            model, engine, corner, watcher, padding, base_lat, regions, unet.model_options.get(WRAPPER)
+            model, engine, corner, watcher, padding, base_lat, regions, links(first), unet.model_options.get(WRAPPER)
         )
         self.memory = Smaller(unet, engine)
         # a function: the host copies its options in depth, and with a method's object all that hangs on it

@@ -19,7 +19,8 @@ from .conditions import CropCorner
 from .controlnet import ControlNet
 from .denoiser import FusedModel, InstalledEngine, SamplerSeat
 from .families import SigmaFamily, TimestepFamily, family_of, is_guided, plain_sampler, solver_name
-from .forge import ForgeSeat, has_control, objects_of_phase
+from .forge import ForgeSeat, objects_of_phase
+from .forge_controlnet import ForgeControlNet
 from .hypertile import HyperTile
 from .masks import Masked
 from .others import extension_of
@@ -253,8 +254,6 @@ class PhaseSampler:
                 p.scripts.process_before_every_sampling(p=p, x=previous, noise=noise, c=p.c, uc=p.uc)
             if self.forge and p.modified_noise is not None:
                 noise, p.modified_noise = p.modified_noise.to(noise), None
-            if self.forge and has_control(p.sd_model):
-                self.tell("ControlNet draws in the base image only")
             return self._sample_from(phase, previous, before, noise, sampler)
 
     def _sample_from(
@@ -290,8 +289,8 @@ class PhaseSampler:
         p, base_lat = self.p, self.plan.base_lat
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
-        if self.forge:
-            return ForgeSeat(p.sd_model, engine, corner, watcher, padding, base_lat, self.regions)
+        if isinstance(self.control, ForgeControlNet):
+            return ForgeSeat(p.sd_model, engine, corner, watcher, padding, base_lat, self.regions, self.control.linked)
         return SamplerSeat(
             sampler, FusedModel(family, engine, corner, watcher, padding, base_lat, self.control, self.regions)
         )
