@@ -13,6 +13,8 @@ import types
 
 import torch
 
+from . import controlling
+
 
 class Levels:
     """reForge's `model_sampling`, Forge's `predictor`. whole: as theirs, timesteps are whole ones."""
@@ -29,6 +31,11 @@ class Levels:
         low = (sigma.log() >= self.sigmas.log()[:, None]).sum(0).sub(1).clamp(0, 998)
         below, above = self.sigmas.log()[low], self.sigmas.log()[low + 1]
         return low + ((sigma.log() - below) / (above - below)).clamp(0, 1)
+
+    def percent_to_sigma(self, percent):
+        if percent <= 0.0:
+            return 999999999.9
+        return 0.0 if percent >= 1.0 else float(self.sigmas[round((1.0 - percent) * 999)])
 
     def calculate_input(self, sigma, noise):
         return noise / (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
@@ -56,6 +63,7 @@ class Model:
             cond["vector"] = kwargs["y"]
         self.controls.append((control, transformer_options, x.shape))
         answer = self.tiny.apply_model(self.levels.calculate_input(t, x), self.levels.timestep(t).float(), cond)
+        answer = controlling.added(answer, control, transformer_options)
         return self.levels.calculate_denoised(t, answer, x)
 
     def memory_required(self, input_shape, **kwargs):
@@ -87,6 +95,13 @@ class UnetPatcher:
         cnet.set_previous_controlnet(self.controlnet_linked_list)
         self.controlnet_linked_list = cnet
 
+    def list_controlnets(self):
+        results, pointer = [], self.controlnet_linked_list
+        while pointer is not None:
+            results.append(pointer)
+            pointer = pointer.previous_controlnet
+        return results
+
 
 class ForgeObjects:
     def __init__(self, unet, clip, vae, clipvision):
@@ -96,7 +111,15 @@ class ForgeObjects:
         return ForgeObjects(self.unet, self.clip, self.vae, self.clipvision)
 
 
-WITHOUT = ("model", "apply_model", "first_stage_model", "conditioner", "parameterization", "scale_factor", "alphas_cumprod")
+WITHOUT = (
+    "model",
+    "apply_model",
+    "first_stage_model",
+    "conditioner",
+    "parameterization",
+    "scale_factor",
+    "alphas_cumprod",
+)
 """What Forge's models have not, or as None, which the doubles of the host go on using."""
 
 
@@ -132,12 +155,12 @@ def dress(tiny, kind):
 
 class Family:
     """kind: reForge or Forge. most_rows: how many chunks a call takes, as where memory is short.
-    prepared: the memory that each sampling was said to take."""
+    prepared: the memory that each sampling was said to take. loaded: the models beside the UNet."""
 
     def __init__(self, kind):
         self.kind = kind
         self.most_chunks = 99
-        self.prepared = []
+        self.prepared, self.loaded = [], []
 
     def calc_cond_batch(self, model, conds, x_in, timestep, model_options, control=None):
         """conds: for prompts and negatives, a list of (conditions, strength)."""
@@ -161,7 +184,7 @@ class Family:
             c["transformer_options"] = options
             args = {"input": torch.cat([x_in] * len(batch)), "timestep": torch.cat([timestep] * len(batch)), "c": c}
             if control is not None:
-                c["control"] = control.get_control(args["input"], args["timestep"], c, len(batch))
+                c.update(controlling.asked(self.kind, control, args, options, len(batch)))
             if "model_function_wrapper" in model_options:
                 args["cond_or_uncond"] = cond_or_uncond
                 output = model_options["model_function_wrapper"](model.apply_model, args)
@@ -228,13 +251,22 @@ class Family:
         monkeypatch.setattr(processing, "modified_noise", None, raising=False)
         monkeypatch.setattr(processing, "get_token_merging_ratio", lambda p, for_hr=False: 0.0, raising=False)
         common = host.sd_samplers_common.Sampler
-        launch, prepared = common.launch_sampling, self.prepared
+        launch, prepared, loaded = common.launch_sampling, self.prepared, self.loaded
 
         def prepare(sampler, steps, func):
             """The family's `sampling_prepare`."""
             unet, shape = host.shared.sd_model.forge_objects.unet, list(sampler.last_latent.shape)
             estimate = unet.model_options.get("memory_peak_estimation_modifier", unet.memory_required)
             prepared.append(estimate([2 * shape[0], *shape[1:]]))
-            return launch(sampler, steps, func)
+            if unet.controlnet_linked_list is not None:
+                prepared[-1] += unet.controlnet_linked_list.inference_memory_requirements(torch.float32)
+                loaded.append(unet.controlnet_linked_list.get_models())
+            for cnet in unet.list_controlnets():
+                cnet.pre_run(unet.model, unet.model.levels.percent_to_sigma)
+            try:
+                return launch(sampler, steps, func)
+            finally:
+                for cnet in unet.list_controlnets():
+                    cnet.cleanup()
 
         monkeypatch.setattr(common, "launch_sampling", prepare)
