@@ -1,8 +1,9 @@
-"""Beside sd-webui-controlnet, where the webui has it, with small models that are made of the loaded UNet.
+"""Beside sd-webui-controlnet, where the webui has it, with small models that are made of the loaded UNet; and with the ControlNet
+of reForge and Forge.
 
 The extension counts the UNet's blocks, so that a checkpoint with as many as the real ones is needed: `tiny-deep-sd1` or
 `tiny-deep-sdxl`, or a real one. The small models are taken away at the end; the extension goes on building by the loaded UNet's
-sizes until the webui is started again.
+sizes until the webui is started again. reForge and Forge take any.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from .client import FAINT, SETTINGS, Answer, WebUI, apart, as_base64, mean_apart
 from .conftest import host
 from .test_reckoning import RUN
 
-SOURCE = Path(__file__).with_name("controlnets.py")
-CHECKPOINTS = ("tiny-deep-sd1", "tiny-deep-sdxl")
+SOURCE, OF_FORGE = (Path(__file__).with_name(name) for name in ("controlnets.py", "controlnets_of_forge.py"))
+CHECKPOINTS = ("tiny-deep-sd1", "tiny-deep-sdxl", "tiny-sd1", "tiny-sdxl")
 BLOCKS = (9, 12)
 FIELDS = {"width": 128, "height": 128, "steps": 3}
+PLAIN = {"module": "none"}
+"""No preprocessor, by the host's own name for it."""
 
 
-def inside(webui: WebUI, function: str) -> Any:
+def inside(webui: WebUI, function: str, source: Path = SOURCE) -> Any:
     """What a function of `controlnets.py` answers."""
-    code = RUN.format(source=SOURCE.read_text(encoding="utf-8"), function=function, arguments=())
+    code = RUN.format(source=source.read_text(encoding="utf-8"), function=function, arguments=())
     return json.loads(webui.draw(None, script_name="custom code", script_args=[code, 2]).infotexts[0])
 
 
@@ -42,10 +45,13 @@ def names(request: pytest.FixtureRequest, options: None) -> Iterator[dict[str, s
     if request.param not in titles:
         pytest.skip(f"the webui has no checkpoint {request.param}")
     webui.set_options(sd_model_checkpoint=titles[request.param], control_net_no_detectmap=True)
-    if inside(webui, "blocks") not in BLOCKS:
+    source = OF_FORGE if inside(webui, "is_here", OF_FORGE) else SOURCE
+    if source is SOURCE and inside(webui, "blocks") not in BLOCKS:
         pytest.skip("the UNet has not the blocks that the extension counts on")
-    yield inside(webui, "install")
-    inside(webui, "remove")
+    made = inside(webui, "install", source)
+    PLAIN["module"] = made.pop("none", "none")
+    yield made
+    inside(webui, "remove", source)
     webui.set_options(sd_model_checkpoint=before, control_net_no_detectmap=False)
 
 
@@ -59,7 +65,7 @@ HERE, THERE = disc(64, 64), disc(192, 192)
 
 
 def unit(model: str, picture: Image.Image = HERE, **settings: Any) -> dict[str, Any]:
-    return {"enabled": True, "module": "none", "model": model, "weight": 1.0, "image": as_base64(picture), **settings}
+    return {"enabled": True, **PLAIN, "model": model, "weight": 1.0, "image": as_base64(picture), **settings}
 
 
 def draw(units: list[dict[str, Any]], settings: dict[str, Any] | None = None, **fields: Any) -> Answer:
@@ -105,7 +111,7 @@ def test_a_map_is_enlarged_and_cropped_as_the_picture_is(names: dict[str, str]) 
 
 def test_off_is_the_webuis_own(names: dict[str, str]) -> None:
     """Before a run with phases and after it, to the byte; and so is a unit that adds nothing."""
-    units = [unit(names["controlnet"], low_vram=True), unit(names["adapter"])]
+    units = [unit(names["controlnet"], low_vram=True), *(unit(names[kind]) for kind in names if kind != "controlnet")]
     before, plain = draw(units), draw([])
     draw(units, {})
     assert draw(units).images == before.images
@@ -128,13 +134,15 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any], dict[str
     "filled, DDIM": (("controlnet",), {"resize_mode": "Resize and Fill"}, {}, {"sampler_name": "DDIM", "width": 160}),
     "part of the way": (("controlnet",), {"guidance_start": 0.2, "guidance_end": 0.8}, {}, {}),
     "seamless": (("controlnet",), {}, {"scale": 3}, {"tiling": True}),
-    "tile, colours": (("controlnet",), {"module": "tile_colorfix"}, {}, {}),
+    "tile, colours": (("controlnet",), {"module": "tile_colorfix", "threshold_a": 8}, {}, {}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_units_of_every_kind_come_to_their_end(names: dict[str, str], kind: str) -> None:
     models, settings, ours, fields = KINDS[kind]
+    if not set(models) <= set(names):
+        pytest.skip("no such small model is made for this host")
     drawn = draw([unit(names[model], **settings) for model in models], ours, **fields)
     assert mean_apart(drawn.picture, draw([], ours, **fields).picture) > FAINT
 
@@ -142,16 +150,19 @@ def test_units_of_every_kind_come_to_their_end(names: dict[str, str], kind: str)
 @pytest.mark.parametrize("module", ["reference_only", "reference_adain+attn"])
 def test_references_are_shown_to_every_window(names: dict[str, str], module: str) -> None:
     shown = unit("None", module=module, control_mode="ControlNet is more important")
-    assert draw([shown], {"window_batch": 5}).images != draw([], {"window_batch": 5}).images
+    drawn = draw([shown], {"window_batch": 5})
+    assert drawn.images != draw([], {"window_batch": 5}).images
+    left_out = f"unit 1 ({module}) draws in the base image only" in drawn.infotexts[0]
+    assert left_out == (PLAIN["module"] == "None")  # in reForge and Forge
 
 
 def test_an_inpaint_unit_keeps_what_is_outside_of_its_mask(names: dict[str, str]) -> None:
     """The picture outside is the user's own, enlarged, and pasted in the end."""
     picture, mask = Image.new("RGB", (256, 256), (200, 60, 20)), Image.new("RGB", (256, 256), "black")
     ImageDraw.Draw(mask).rectangle((0, 0, 127, 255), fill="white")
-    shown = unit(
-        names["controlnet"], module="inpaint_only", image={"image": as_base64(picture), "mask": as_base64(mask)}
-    )
+    given = {"image": as_base64(picture), "mask": as_base64(mask)}
+    given = {"image": given} if PLAIN["module"] == "none" else {"image": given["image"], "mask_image": given["mask"]}
+    shown = unit(names["controlnet"], module="inpaint_only", **given)
     drawn = draw([shown], {}).picture
     assert apart(drawn.crop((176, 0, 256, 256)), picture.crop((176, 0, 256, 256))) <= 1
     assert mean_apart(drawn.crop((0, 0, 80, 256)), picture.crop((0, 0, 80, 256))) > 10
