@@ -25,7 +25,7 @@ PATCHING, PREPARING = "process_unit_before_every_sampling", "process_unit_after_
 """The script's methods of a unit: it patches the UNet; it finds the unit's maps."""
 MAPS, MASKS = ("control_cond", "control_cond_for_hr_fix"), ("control_mask", "control_mask_for_hr_fix")
 """What it keeps of a unit, for the picture and for Hires. fix."""
-KNOWN = ("ControlNetPatcher", "ControlLLLitePatcher", "IPAdapterPatcher", "PhotoMakerPatcher", "ControlModelPatcher")
+KNOWN = ("ControlNetPatcher", "ControlLLLitePatcher", "IPAdapterPatcher")
 """Models that follow the windows, or show the same to each."""
 PATCHES = ("block_modifiers", "block_inner_modifiers", "patches", "patches_replace")
 """Of the UNet, in its options."""

@@ -196,13 +196,20 @@ class Preprocessor:
             process.sd_model.forge_objects.unet = unet
         if self.name.startswith("inpaint"):
             self.image, self.mask, mask = cond, mask.round(), mask.round()
+        if self.name == "recolor_luminance":
+            self.current_cond = cond
+        if self.name.startswith("inpaint"):
             return cond * (1.0 - mask) - mask, None
         return cond, mask
 
     def process_after_every_sampling(self, process, params, *args, **kwargs):
         if self.name == "inpaint_only":
-            images = args[0].images
-            args[0].images = [torch.where(self.mask[0] > 0, img, self.image[0].to(img)) for img in images]
+            args[0].images = [torch.where(self.mask[0] > 0, img, self.image[0].to(img)) for img in args[0].images]
+        if self.name == "recolor_luminance":
+            args[0].images = [
+                (img - img.mean(0, keepdim=True) + self.current_cond[0].mean(0, keepdim=True)).clip(0, 1)
+                for img in args[0].images
+            ]
 
 
 class ControlNetPatcher:

@@ -257,6 +257,16 @@ def test_an_inpaint_unit_pastes_at_the_size_of_the_picture(host, cn, as_forge, e
     assert float(apart[~mask].max()) < 0.01 and float(apart[mask].max()) > 0.1
 
 
+def test_what_recolours_does_so_at_the_size_of_the_picture(host, cn, as_forge):
+    as_forge("Forge")
+    script = controlling.script_of(host, "Forge", unit(module="recolor_luminance"))
+    outcome = host.txt2img(LOCAL, scripts=(script,))
+    assert not host.swallowed and outcome.images[0].shape[:2] == SQUARE
+    shades = torch.from_numpy(outcome.images[0]).float().mean(-1) / 255
+    wanted = cn.picture(*SQUARE)[0].mean(0)
+    assert float((shades - wanted).abs().median()) < 0.01 < float((shades.T - wanted).abs().median())
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [

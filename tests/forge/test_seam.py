@@ -194,26 +194,3 @@ def test_the_hosts_own_tiles(host, reforge, monkeypatch):
         assert tiles is None
     assert told == ["decoded by the webui's own tiles, as its settings say"]
     assert "decode" not in vars(host.model.first_stage_model)
-
-
-def test_controlnet_draws_in_the_base_image_and_says_so(host, reforge):
-    """It would be asked for the whole latent, and what it answers would fit no window."""
-    asked = []
-
-    class Control:
-        previous_controlnet = None
-
-        def set_previous_controlnet(self, other):
-            self.previous_controlnet = other
-
-        def get_control(self, x, t, cond, batched_number):
-            asked.append(x.shape[-1])
-            return {"middle": [torch.zeros(len(x), 4, 1, 1)]}
-
-    def patch(p, unet):
-        unet.add_patched_controlnet(Control())
-
-    outcome = host.txt2img({"scale": 3}, **SIZE, scripts=(patching(host, patch),))
-    assert set(asked) == {8} and len(asked) == SIZE["steps"]
-    assert outcome.comments.count("ControlNet draws in the base image only") == 1
-    assert host.model.forge_objects.unet.model.controls[-1][0] is None
