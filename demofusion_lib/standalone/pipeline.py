@@ -122,7 +122,8 @@ class DemoFusionPipeline:
     ) -> DemoFusionOutput | tuple[Any, ...]:
         """Phase 1 is the wrapped pipeline's own picture; then the phases climb.
 
-        height, width: of phase 1. What is not named above is a setting of DemoFusion (`scale`, `preset`, `target_width` and the
+        height, width: of phase 1. image: of a pipeline with ControlNets that draws from text the hint, unless that is in
+        control_image. What is not named above is a setting of DemoFusion (`scale`, `preset`, `target_width` and the
         rest), or something that the wrapped pipeline takes, which is handed to it for phase 1 alone.
 
         Raises ValueError for what can't be used, in one line that names the argument, the value and what is allowed.

@@ -237,18 +237,6 @@ def test_each_prompt_has_its_own_hint_and_each_of_its_images(
     assert float((noise_of(guided, x, LOCAL, FORMS[0]) - expected).abs().max()) < 1e-5
 
 
-def test_a_batch_s_phase_1_is_the_pipeline_s_own(make: Make) -> None:
-    """Hints in lists, one for each prompt, as diffusers has them; of several sizes."""
-    larger = HINT.resize((128, 128))
-    prompts = {"prompt": ["a red disc", "blue"], "num_images_per_prompt": 2}
-    for pipe, hints in ((make(), [HINT, larger]), (make(count=2), [[HINT, larger], [larger, HINT]])):
-        named = {**prompts, "image": hints, "height": 64, "width": 64}
-        theirs = pipe(generator=seeded(), **named, **FEW).images
-        demo = ours(pipe)
-        assert demo(generator=seeded(), **named, **FAST).images.shape == (4, 4, 16, 16)
-        assert torch.equal(demo.finished[0].latent, theirs)
-
-
 @pytest.fixture
 def lent(monkeypatch: pytest.MonkeyPatch) -> list[Control]:
     """The controls that the phases are given."""
@@ -261,6 +249,21 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[Control]:
 
     monkeypatch.setattr(LentControls, "for_phases", noted)
     return found
+
+
+def test_a_batch_s_phase_1_is_the_pipeline_s_own(make: Make, lent: list[Control]) -> None:
+    """Hints in lists, one for each prompt, as diffusers has them; of several sizes."""
+    one, other, third = (as_picture(draws(seed, 1, 3, 64, 64) * seed / 3) for seed in (1, 2, 3))
+    larger = other.resize((128, 128))
+    prompts = {"prompt": ["a red disc", "blue"], "num_images_per_prompt": 2}
+    for pipe, hints in ((make(), [one, larger]), (make(count=2), [[one, larger], [third, one]])):
+        named = {**prompts, "image": hints, "height": 64, "width": 64}
+        theirs = pipe(generator=seeded(), **named, **FEW).images
+        assert torch.equal(ours(pipe)(generator=seeded(), enabled=False, **named, **FEW).images, theirs)
+    means = [[float(image.mean()) for image in control.hint[::2]] for control in lent]
+    wanted = [(one, other), (one, third), (other, one)]  # of each ControlNet, by prompt
+    for found, pictures in zip(means, wanted, strict=True):
+        assert np.allclose(found, [np.asarray(picture).mean() / 255 for picture in pictures], atol=0.01)
 
 
 def test_a_hint_is_read_in_all_forms_of_diffusers(make: Make, lent: list[Control]) -> None:
@@ -349,6 +352,15 @@ def test_its_hint_lies_where_it_computes(make: Make, models: dict[str, Model], m
     assert where == pipe._execution_device
     control = Control(pipe.controlnet, draws(1, 1, 3, 64, 64), where=torch.device("meta"))
     assert control.plane((8, 8), (8, 8), (16, 16)).device.type == "meta" and shown.plane.device.type == "cpu"
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_compiled_controlnet(count: int, make: Make) -> None:
+    """The wrapper that torch.compile answers."""
+    pipe, hints = make(count=count), [HINT, HINT] if count else HINT
+    plain = ours(pipe)("a red disc", image=hints, generator=seeded(), **FAST).images
+    pipe.controlnet = torch._dynamo.OptimizedModule(pipe.controlnet, lambda function: function)
+    assert torch.equal(ours(pipe)("a red disc", image=hints, generator=seeded(), **FAST).images, plain)
 
 
 def test_img2img_of_another_size(make: Make) -> None:
