@@ -184,6 +184,8 @@ class Lender:
             latents: torch.Tensor = self.pipeline(
                 **asked.texts.given(), **named, output_type="latent", return_dict=False, callback_on_step_end=callback
             )[0]
+        if self.controls:
+            self.controls.put_away()
         expected = (asked.images, LATENT_CHANNELS, *self.base_lat)
         if latents.shape != expected:
             raise RuntimeError(f"the pipeline's own latents are {tuple(latents.shape)}, expected: {expected}")

@@ -118,21 +118,27 @@ class LentControls:
 
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
-        """With the networks on the device, and off it again where `enable_model_cpu_offload` keeps them elsewhere.
-
-        It hooks several as one, which the engine asks one by one, past that hook; and no other part's hook takes a ControlNet off
-        the device, as the VAE's does the UNet: diffusers' pipelines do so themselves behind their last step.
-        """
-        held = self.pipeline.controlnet
-        hook: Any = getattr(held, "_hf_hook", None)
-        if not is_offload(hook):
-            yield
-            return
-        hook.pre_forward(held)
+        """With the networks on the device where `enable_model_cpu_offload` keeps them elsewhere: several it hooks as one, past
+        which the engine asks them one by one."""
+        hook = self._hook
+        if hook is not None:
+            hook.pre_forward(self.pipeline.controlnet)
         try:
             yield
         finally:
-            hook.init_hook(held)
+            self.put_away()
+
+    def put_away(self) -> None:
+        """Off the device again: no other part's hook does that, as the VAE's does with the UNet."""
+        hook = self._hook
+        if hook is not None:
+            hook.init_hook(self.pipeline.controlnet)
+
+    @property
+    def _hook(self) -> Any:
+        """That of `enable_model_cpu_offload`, which sets it anew with every run of the pipeline."""
+        hook = getattr(self.pipeline.controlnet, "_hf_hook", None)
+        return hook if is_offload(hook) else None
 
     @property
     def _takes(self) -> Any:

@@ -339,7 +339,7 @@ def test_an_offloaded_controlnet_is_there_in_the_phases_alone(count: int, make: 
     add_hook_to_module(pipe.controlnet, hook)
     assert torch.equal(demo("a red disc", generator=seeded(), **named).images, plain)
     assert asked and all(asked) and not hook.there
-    assert hook.brought == 1 + 1  # phase 1, where diffusers leaves it, and phase 3: its phase 2 finds it there
+    assert hook.brought == 3  # and not there while the VAE is, between the phases
 
 
 def test_its_hint_lies_where_it_computes(make: Make, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
