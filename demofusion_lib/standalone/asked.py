@@ -55,18 +55,19 @@ class Texts:
     def given(self) -> dict[str, Any]:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
-    def _each(self) -> dict[str, Any]:
-        """As given, a text for each row: diffusers wants prompts and negative prompts to be of one kind."""
-        return {name: [text] * self.rows if isinstance(text, str) else text for name, text in self.given().items()}
+    def each(self) -> dict[str, Any]:
+        """As given, a list of texts, one for each row: diffusers wants prompts and negative prompts to be of one kind."""
+        spread = {name: [text] * self.rows for name, text in self.given().items() if isinstance(text, str)}
+        return {name: list(text) if isinstance(text, tuple) else text for name, text in self.given().items()} | spread
 
     def with_prompt(self, prompt: str) -> Texts:
         """The same negatives under another prompt, one for all rows."""
-        negatives = {name: value for name, value in self._each().items() if name.startswith("negative")}
+        negatives = {name: value for name, value in self.each().items() if name.startswith("negative")}
         return Texts(prompt=[prompt] * self.rows, **negatives)
 
     def with_negative(self, negative: str) -> Texts:
         """The same prompts under another negative prompt, one for all rows."""
-        prompts = {name: value for name, value in self._each().items() if not name.startswith("negative")}
+        prompts = {name: value for name, value in self.each().items() if not name.startswith("negative")}
         return Texts(**prompts, negative_prompt=[negative] * self.rows)
 
     def check(self, *, is_sdxl: bool, context_width: int) -> None:

@@ -96,6 +96,8 @@ class Lender:
                 "prompt is given, allowed with a pipeline that has a text encoder: this one takes prompt_embeds"
             )
         self._check_adapters()
+        self._check_clip_skip()
+        self._check_steps()
         _ = self.base_lat
 
     @property
@@ -150,7 +152,7 @@ class Lender:
         """The prompts' and the negative ones', a row for each image. Not guided, the second is the first."""
         asked, device = self.asked, self.pipeline._execution_device
         answer = self.pipeline.encode_prompt(
-            **{"prompt": None, **texts.given()}, device=device, num_images_per_prompt=asked.num_images_per_prompt,
+            **{"prompt": None, **texts.each()}, device=device, num_images_per_prompt=asked.num_images_per_prompt,
             do_classifier_free_guidance=guided, lora_scale=asked.lora_scale, clip_skip=asked.clip_skip,
         )  # fmt: skip
         pooled = (answer[2], answer[3]) if self.is_sdxl else (None, None)
@@ -182,7 +184,7 @@ class Lender:
         named = {name: value for name, value in named.items() if value is not None}
         with self._without_bar():
             latents: torch.Tensor = self.pipeline(
-                **asked.texts.given(), **named, output_type="latent", return_dict=False, callback_on_step_end=callback
+                **asked.texts.each(), **named, output_type="latent", return_dict=False, callback_on_step_end=callback
             )[0]
         if self.controls:
             self.controls.put_away()
@@ -266,6 +268,28 @@ class Lender:
                 raise UserError(f"{name} is given, allowed with {', '.join(CONTROLLED)}")
         if self.controls and not self.draws and self.asked.strength == 0:
             raise UserError("strength is 0, allowed with ControlNets above 0 alone: 0 draws nothing")
+
+    def _check_clip_skip(self) -> None:
+        layers = [
+            encoder.config.num_hidden_layers
+            for name in ("text_encoder", "text_encoder_2")
+            if (encoder := getattr(self.pipeline, name, None)) is not None
+        ]
+        most = min(layers, default=0) - self.is_sdxl
+        if layers and (self.asked.clip_skip or 0) > most:
+            raise UserError(f"clip_skip is {self.asked.clip_skip}, allowed with this text encoder: 0 to {most}")
+
+    def _check_steps(self) -> None:
+        """diffusers draws nothing where strength leaves no step, and answers no latent."""
+        takes = {"timesteps", "sigmas", "denoising_start"} & self.asked.handed.keys()
+        if not self.redraws or not self.draws or takes:
+            return
+        strength = own_default(self.pipeline, "strength") if self.asked.strength is None else self.asked.strength
+        steps = self.asked.num_inference_steps
+        if int(steps * strength) < 1:
+            raise UserError(
+                f"strength is {strength:g} of {steps} num_inference_steps, allowed: a product of 1 step or more"
+            )
 
     def _check_adapters(self) -> None:
         given = self.asked.ip_adapter_image is not None or self.asked.ip_adapter_image_embeds is not None

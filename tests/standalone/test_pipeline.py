@@ -144,6 +144,10 @@ def test_img2img(name: str, make: Make) -> None:
     assert images.shape == (1, 4, 16, 18)
     with pytest.raises(ValueError, match="image is None, allowed with StableDiffusion"):
         demo("a red disc")
+    with pytest.raises(
+        ValueError, match="strength is 0.1 of 5 num_inference_steps, allowed: a product of 1 step or more"
+    ):
+        demo("a red disc", **{**named, "strength": 0.1})
 
 
 def test_a_picture_of_one_s_own_takes_the_place_of_phase_1(make: Make) -> None:
@@ -198,6 +202,27 @@ def test_latents_and_embeddings(make: Make) -> None:
     demo("a red disc", latents=noise, generator=seeded(), **named)
     theirs = demo.wrapped("a red disc", latents=noise, height=64, width=80, **FEW).images
     assert torch.equal(demo.finished[0].latent, theirs)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_texts_of_different_kinds_are_those_of_one_kind(name: str, make: Make) -> None:
+    demo, prompts = ours(make(name)), ["a red disc", "a blue square"]
+    drawn = [
+        demo(
+            texts, negative_prompt=negative, generator=[seeded(1), seeded(2)], target_width=96, preset="fast", **FEW
+        ).images
+        for texts, negative in ((prompts, ["dark", "dark"]), (prompts, "dark"), (tuple(prompts), ("dark", "dark")))
+    ]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+def test_the_deepest_clip_skip(make: Make) -> None:
+    for name, least in (("sd", 0), ("sdxl", 1)):
+        pipe = make(name)
+        most = pipe.text_encoder.config.num_hidden_layers - least
+        assert ours(pipe)("a red disc", clip_skip=most, scale=1, **FEW).images.isfinite().all()
+        with pytest.raises(ValueError, match=f"clip_skip is {most + 1}, allowed with this text encoder: 0 to {most}"):
+            ours(pipe)("a red disc", clip_skip=most + 1, scale=1, **FEW)
 
 
 def test_kinds_of_output(make: Make) -> None:
@@ -426,6 +451,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "width": ({"width": 100}, "width is 100, allowed: whole numbers 8 to 16384, multiples of 8"),
     "latents": ({"latents": torch.zeros(2, 4, 8, 8)}, r"latents is \(2, 4, 8, 8\), allowed: a tensor of 1 x 4 x"),
     "latents' size": ({"latents": torch.zeros(1, 4, 8, 8), "width": 72}, "width is 72, allowed with these latents: 64"),
+    "layers": ({"clip_skip": 50}, "clip_skip is 50, allowed with this text encoder: 0 to "),
     "generators": ({"generator": [seeded(), seeded()]}, "generator has 2 entries, allowed: one for each of the 1 images"),
     "generator": ({"generator": 7}, "generator is 7, allowed: a torch.Generator"),
     "output": ({"output_type": "jpeg"}, "output_type is 'jpeg', allowed: pil, np, pt, latent"),
