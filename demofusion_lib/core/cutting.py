@@ -110,6 +110,15 @@ class Cut:
         return count if weigh else count.clamp_(min=1)
 
 
+def by_view(cut: Cut, owners: Sequence[int]) -> list[tuple[tuple[int, int], list[tuple[int, View]]]] | None:
+    """All patches of a latent's rows, as `grouped` gives them, but view by view: one of each row, in the rows' order. None
+    where rows have more views than others."""
+    lists = [cut.layout.views[owner] for owner in owners]
+    if len({len(views) for views in lists}) > 1:
+        return None
+    return [(cut.shape(views[0]), list(enumerate(views))) for views in zip(*lists)]
+
+
 def grouped(cut: Cut, owners: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, View]]]:
     """All patches of a latent's rows, as pairs of row and view, by the shape that the model is given them in."""
     groups: dict[tuple[int, int], list[tuple[int, View]]] = {}

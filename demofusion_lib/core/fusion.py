@@ -37,6 +37,8 @@ class PhaseFusion:
     share: who asks the model what, where several processes draw one picture: all calls of an evaluation are divided at
         once, and their answers, all of which lie side by side then, added up in one process's order.
 
+    together: whether every call of the model has one window, or sub-image, of each row of `x`, in their order, as the host's
+        own calls have them; then `batch` says nothing. Off; for what is put into a model and tells rows by their places.
     rescued: the patches that the model answered with NaN or infinity, and when asked for again alone with numbers.
     """
 
@@ -65,6 +67,7 @@ class PhaseFusion:
         self.share = share
         self.prompts = prompts
         self.local: Layout | None = None
+        self.together = False
         self.rescued: list[Place] = []
         self.masks: Masks = {}
 
@@ -105,7 +108,7 @@ class PhaseFusion:
         if self.prompts is not None:
             images = len(self.local.views) // 2
             owners = [owner + images if row in placed else owner for row, owner in enumerate(owners)]
-        asked = Asked(predict, rescue or predict, alike or len(owners), self.rescued, None)
+        asked = Asked(predict, rescue or predict, alike or len(owners), self.rescued, None, self.together)
         if self._reads(x):
             return self._fused(x, owners, t, skip, asked)
         asked = asked._replace(totals=[])
@@ -206,7 +209,8 @@ class PhaseFusion:
         (height, width), dilation = x.shape[-2:], self.phase.dilation
         layout = self._dilated_layout(max(owners) + 1, height, width)
         std = self.blur * self.weights.c3(t)
-        rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap, self._reads(x))
+        compares = self._reads(x) or asked.together  # rows take turns: what they share is worth the look
+        rows = BlurredRows(x, fused, layout, 2 * dilation - 1, std, c2 * skip, self.wrap, compares)
         to = cut = Cut(layout, (height, width), x.device, share=True)
         if not self.wrap:  # its rows bring their zeros along
             cut = Cut(Layout(layout.views), cut.padded_lat, x.device)

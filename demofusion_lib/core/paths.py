@@ -12,7 +12,7 @@ import torch
 
 from .batching import WindowBatch
 from .blurring import BlurredRows
-from .cutting import Cut, Weigh, grouped
+from .cutting import Cut, Weigh, by_view, grouped
 from .finite import NotFiniteError, Place, all_finite, not_finite, place_of, total
 from .sharing import Call
 from .views import Layout, View
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
 
     alike: how many rows every evaluation of the phase has a multiple of. rescued: gets a place for every patch that `rescue`
     had to answer. totals: gets a number for each batch of answers, finite only if they are; nobody looks at them before.
-    None where they are to be looked at as they come.
+    None where they are to be looked at as they come. together: whether each call has one patch of every row, in their order.
     """
 
     predict: Predict
@@ -41,6 +41,7 @@ class Asked(NamedTuple):
     alike: int
     rescued: list[Place]
     totals: list[torch.Tensor] | None
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class Path:
             self._run_group(batch, group)
 
     def _run_group(self, batch: WindowBatch, group: Group) -> None:
+        if group.whole:  # as many as the host's own call has, which it can do with
+            self._take(group.jobs, group.shape, group.ask(0, len(group.jobs)))
+            return
         batch.work(
             len(group.jobs), group.area, self.fused.device, group.ask,
             lambda start, stop, outputs: self._take(group.jobs[start:stop], group.shape, outputs), group.alike,
@@ -76,6 +80,9 @@ class Path:
 
     def groups(self, native: int) -> list[Group]:
         """Of patches that the model can be given together."""
+        views = by_view(self.cut, self.owners) if self.asked.together else None
+        if views is not None:
+            return [Group(self, shape, jobs, math.prod(shape) / native, len(jobs), whole=True) for shape, jobs in views]
         return [
             Group(self, shape, jobs, math.prod(shape) / native, self._alike(jobs))
             for shape, jobs in grouped(self.cut, self.owners).items()
@@ -131,13 +138,15 @@ class Path:
 
 @dataclass(frozen=True)
 class Group:
-    """Patches of a path that are of one shape. area: theirs over a native window's. alike: as in `call_size`."""
+    """Patches of a path that are of one shape. area: theirs over a native window's. alike: as in `call_size`. whole: whether
+    they are not to be parted."""
 
     path: Path
     shape: tuple[int, int]
     jobs: Jobs
     area: float
     alike: int
+    whole: bool = False
 
     def ask(self, start: int, stop: int) -> torch.Tensor:
         return self.path._ask(self.path.asked.predict, self.jobs[start:stop], self.shape)

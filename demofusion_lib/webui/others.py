@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modules import extensions
+from modules import errors, extensions
 
 PIECEWISE = ("sd_upscale.py", "outpainting_mk_2.py", "poor_mans_outpainting.py", "ultimate-upscale.py")
 """The files of such scripts: the webui's own, and Ultimate SD upscale."""
+OWN = Path(__file__).resolve().parents[2].name
+"""The folder that this extension lies in, which is its name."""
+TOLD = 120
 
 
 def extension_of(function: Any) -> str:
@@ -21,10 +25,27 @@ def extension_of(function: Any) -> str:
         file = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
     except TypeError:  # nothing, or nothing made of Python code
         return "another extension"
-    for extension in extensions.extensions:
-        if Path(extension.path).resolve() in file.parents:
-            return f"the extension {extension.name}"
-    return f"another extension ({file.name})"
+    name = name_at(file)
+    return f"the extension {name}" if name else f"another extension ({file.name})"
+
+
+def name_at(file: Path) -> str:
+    """Of the extension that a resolved file belongs to; empty for none."""
+    found = (each.name for each in extensions.extensions if Path(each.path).resolve() in file.parents)
+    return next(found, "")
+
+
+def failed_since(before: Sequence[Any]) -> dict[str, str]:
+    """By the names of other extensions, what the host has caught of them and gone on without. before: its records of then."""
+    faults: dict[str, str] = {}
+    for record in errors.exception_records:
+        if any(record is one for one in before):
+            continue
+        frames = (Path(str(place).partition(", line ")[0]).resolve() for place, _ in record["traceback"])
+        name = next(filter(None, map(name_at, frames)), "")
+        if name and name != OWN:
+            faults.setdefault(name, (str(record["exception"]).strip().splitlines() or ["no message"])[0][:TOLD])
+    return faults
 
 
 def chosen_script(p: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from modules import extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
+from modules import errors, extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
 
 from ..core import Phase, PhaseEngine, PhaseFusion, WindowBatch
 from ..plan import Plan
@@ -23,14 +23,14 @@ from .forge import ForgeSeat, objects_of_phase
 from .forge_controlnet import ForgeControlNet
 from .hypertile import HyperTile
 from .masks import Masked
-from .others import extension_of
+from .others import extension_of, failed_since
 from .parts import of_forge, unet_of
 from .placed import RegionConds
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
 from .seats import Seat
 from .tiling import Convolutions, as_they_are, wraps
-from .wrapping import wrappers
+from .wrapping import within, wrappers
 
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
@@ -269,7 +269,9 @@ class PhaseSampler:
         start = family.start(sampler, p, steps, engine.residual, start_t)
         image_conditioning = self._image_conditioning(previous)
         watcher = PhaseWatcher(self.progress, phase, self.hypertile, steps)
+        records = list(errors.exception_records)
         late = family.late(sampler, p, steps, start_t)
+        engine.fusion.together = self._has_guests()
         installed = InstalledEngine(
             sampler, family, engine, self._seat(sampler, family, engine, watcher), watcher, late
         )
@@ -279,6 +281,8 @@ class PhaseSampler:
         finally:
             installed.take_off()
             self._tell_of_faults(engine.fusion)
+            for name, why in failed_since(records).items():
+                self.tell(f"the extension {name} failed in the phases, which were drawn without it ({why})")
         if installed.interrupted:
             raise PhaseInterrupted
         return latent
@@ -325,6 +329,16 @@ class PhaseSampler:
             self.tell(f"{extension_of(sd_samplers.create_sampler)} draws in the base image only")
         for wrapper in wrappers(unet_of(model), self.control.network):
             self.tell(f"what {extension_of(wrapper)} does to the UNet it does to every window as to a whole picture")
+
+    def _has_guests(self) -> bool:
+        """Whether others have changed parts of the UNet. Some of them tell prompts from negative prompts by the place of a
+        row in the call, so that calls must be as the host's own are; and each takes a window for the whole picture."""
+        model, control = self.p.sd_model, self.control.network
+        passed = extension_of(control) if control is not None else ""
+        names = {extension_of(function) for function in within(unet_of(model))} - {passed}
+        for name in sorted(names):
+            self.tell(f"what {name} does within the UNet it does to every window as to a whole picture")
+        return bool(names)
 
     def _image_conditioning(self, previous: torch.Tensor) -> torch.Tensor:
         """The host's own for the base size, enlarged: encoding an empty image at the target size would cost a VAE pass."""

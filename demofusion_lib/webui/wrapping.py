@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator
 from typing import Any
 
 FOLLOWS = "follows_demofusion"
 """By this attribute, of a function or of the object that it belongs to, a wrapper says that it asks `core.looking()`."""
-OF_HOST = ("modules", "ldm", "sgm", "torch", "lowvram", "hypertile")
+OF_HOST = ("modules", "ldm", "sgm", "torch", "lowvram", "hypertile", "ldm_patched", "backend")
 """Packages whose own hooks there may be: the host's, its models' and its built-in extensions'."""
 
 
@@ -27,8 +28,24 @@ def wrappers(unet: Any, known: Any = None) -> Iterator[Any]:
             yield function
 
 
+def within(unet: Any) -> list[Any]:
+    """Functions that others have put around parts of the UNet, its attention most often, one of each file."""
+    found: dict[str, Any] = {}
+    for part in unet.modules():
+        own = vars(part)
+        hooks = [*own.get("_forward_pre_hooks", {}).values(), *own.get("_forward_hooks", {}).values()]
+        for function in (own.get("forward"), *hooks):
+            if function is None or part is unet or _is_own(function, part) or _follows(function):
+                continue
+            file = getattr(getattr(_function(function), "__code__", None), "co_filename", "")
+            found.setdefault(file, _function(function))
+    return list(found.values())
+
+
 def _function(wrapper: Any) -> Any:
-    """Of a bound method, or of an object that is called, the function."""
+    """Of a bound method, a partial one, or an object that is called, the function."""
+    if isinstance(wrapper, functools.partial):
+        return _function(wrapper.func)
     if isinstance(wrapper, types.MethodType):
         return wrapper.__func__
     return wrapper if isinstance(wrapper, types.FunctionType) else type(wrapper).__call__

@@ -1,6 +1,8 @@
 """What wraps the UNet and takes a window for the whole picture is named."""
 
+import functools
 import importlib
+import types
 
 import pytest
 import torch
@@ -84,3 +86,49 @@ def test_whoever_asks_is_told_in_every_call_of_a_phase_and_in_no_other(host):
     for now, call in zip(seen[base:], outcome.phases[0].calls):
         assert len(now.views) == len(call.x) and now.size_lat == (32, 24) and now.shape_lat == call.x.shape[-2:]
     assert torch.equal(torch.tensor([now.phase.number for now in seen[base:]]).unique(), torch.tensor([2]))
+
+
+WITHIN = "does within the UNet it does to every window as to a whole picture"
+
+
+def wrap_part(unet):
+    part = unet[0]
+    part.forward = functools.partial(lambda forward, *args: forward(*args), part.forward)
+
+
+def hook_part(unet):
+    unet[0].register_forward_hook(lambda module, given, answer: None)
+
+
+@pytest.mark.parametrize("put", [wrap_part, hook_part])
+def test_what_sits_within_the_unet_is_asked_as_the_webui_asks_it(host, put):
+    """One window of every row a call: prompts, then negative prompts, whose places it may tell them by."""
+    apart = host.txt2img({**SETTINGS, "window_batch": 16}, batch_size=2)
+    rows, latent = {len(call.x) for call in apart.phases[0].calls}, host.model.decoded[-1]
+    put(host.model.model.diffusion_model)
+    outcome = host.txt2img({**SETTINGS, "window_batch": 16}, batch_size=2)
+    calls = outcome.phases[0].calls
+    assert rows != {4} and {len(call.x) for call in calls} == {4}
+    assert all(torch.equal(call.text, outcome.base.calls[0].text) for call in calls)
+    assert f"what another extension (test_wrapping.py) {WITHIN}" in outcome.infotext and WITHIN not in apart.infotext
+    assert torch.allclose(host.model.decoded[-1], latent, atol=1e-5)
+
+
+def test_what_says_that_it_asks_is_given_batches(host):
+    wrap(host.model.model.diffusion_model[0], mark=True)
+    outcome = host.txt2img({**SETTINGS, "window_batch": 16})
+    assert WITHIN not in outcome.infotext and max(len(call.x) for call in outcome.phases[0].calls) > 2
+
+
+def test_an_extension_that_fails_in_the_phases_alone_is_named(host, tmp_path):
+    file = tmp_path / "of_one_size.py"
+    file.write_text("def masked(params):\n    params.x[..., 0] = params.x.new_zeros(16)\n", encoding="utf-8")
+    names = {}
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
+    host.extensions.extensions.append(types.SimpleNamespace(name="sd-webui-of-one-size", path=str(tmp_path)))
+    host.script_callbacks.on_cfg_denoised(names["masked"])
+    outcome = host.txt2img(SETTINGS)
+    told = "the extension sd-webui-of-one-size failed in the phases, which were drawn without it (The expanded size"
+    assert told in outcome.infotext and told in outcome.comments
+    plain = host.txt2img(None)
+    assert "failed in the phases" not in plain.infotext

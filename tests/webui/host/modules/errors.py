@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 exception_records: list[dict] = []
 _reports: list[tuple[str, BaseException | None]] = []
@@ -11,7 +12,10 @@ _reports: list[tuple[str, BaseException | None]] = []
 def record_exception():
     error = sys.exc_info()[1]
     if error is not None:
-        exception_records.append({"exception": str(error)})
+        frames = traceback.extract_tb(error.__traceback__)
+        traces = [[f"{frame.filename}, line {frame.lineno}, {frame.name}", frame.line] for frame in frames]
+        exception_records.append({"exception": str(error), "traceback": traces})
+        del exception_records[:-5]
 
 
 def report(message: str, *, exc_info: bool = False) -> None:
