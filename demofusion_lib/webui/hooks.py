@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..params import SETTINGS, Params
+from ..setting import SettingsError
 from . import takeover
 from .formats import make_savable, name_by_size
 from .given import drop_blank_mask, is_given
 from .hosts import check_host
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
-from .others import extension_of, in_pieces
+from .others import extension_of, in_pieces, laid_beneath
 from .pasting import take_unread
 from .planning import draws, plan_of, reach, settings_of
 from .processing import (
@@ -142,6 +143,10 @@ def prepare(p: Any, settings: Params) -> None:
         if nothing:
             tell(p, run.notes, nothing)
         return
+    beneath = laid_beneath(p)
+    if beneath:
+        why = "it lays its picture beneath all that the model is given, and would so beneath every window"
+        raise SettingsError(f"{beneath} is on, allowed: the one or the other, as {why}")
     replace_hires_fix(p, run)
     blank = drop_blank_mask(p) if is_given(p) else ""
     if blank:

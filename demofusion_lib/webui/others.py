@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from modules import errors, extensions
 
 PIECEWISE = ("sd_upscale.py", "outpainting_mk_2.py", "poor_mans_outpainting.py", "ultimate-upscale.py")
 """The files of such scripts: the webui's own, and Ultimate SD upscale."""
+BENEATH = {"ICLightScript": "IC-Light"}
+"""By their classes, scripts that give the UNet another picture beside all of this one. Their first argument says whether they
+are on, alone or in a mapping of names."""
 OWN = Path(__file__).resolve().parents[2].name
 """The folder that this extension lies in, which is its name."""
 TOLD = 120
@@ -60,3 +63,14 @@ def in_pieces(p: Any) -> str:
     large as they were; empty for none."""
     script = chosen_script(p)
     return script.title() if script is not None and os.path.basename(str(script.filename)) in PIECEWISE else ""
+
+
+def laid_beneath(p: Any) -> str:
+    """What lays a picture beneath all of this one; empty for nothing."""
+    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", []):
+        name = BENEATH.get(type(script).__name__, "")
+        if name:
+            first = next(iter((p.script_args or ())[script.args_from : script.args_to]), False)
+            if (first.get("enabled", False) if isinstance(first, Mapping) else first) is True:
+                return name
+    return ""

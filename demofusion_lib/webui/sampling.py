@@ -21,6 +21,7 @@ from .denoiser import FusedModel, InstalledEngine, SamplerSeat
 from .families import SigmaFamily, TimestepFamily, family_of, is_guided, plain_sampler, solver_name
 from .forge import ForgeSeat, objects_of_phase
 from .forge_controlnet import ForgeControlNet
+from .guests import of_phase, sampler_left_behind
 from .hypertile import HyperTile
 from .masks import Masked
 from .others import extension_of, failed_since
@@ -206,6 +207,9 @@ class PhaseSampler:
         p.refiner_checkpoint_info = None
         before = p.steps, p.sampler_name
         p.sampler_name, p.scheduler = names_in_phases(p, self.plan.params)
+        behind = sampler_left_behind(before[1], p.sampler_name)
+        if behind:
+            self.tell(f"{behind} draws in the base image only, as the phases have a sampler of their own")
         self._set_regions(steps, self.plan.told_px(phase))
         same = (steps, p.sampler_name) == before or not may_change((*p.prompts, *p.negative_prompts))
         if not self._move_times() and same and not texts.own and not p.sd_model.is_sdxl and not self.new_model:
@@ -276,7 +280,7 @@ class PhaseSampler:
             sampler, family, engine, self._seat(sampler, family, engine, watcher), watcher, late
         )
         try:
-            with unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
+            with of_phase(), unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
                 latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
             installed.take_off()

@@ -319,7 +319,7 @@ def globals_of_the_host():
             if isinstance(value, type) and value.__module__ == name:
                 found.update({(name, key, member): id(v) for member, v in vars(value).items() if callable(v)})
     callbacks = sys.modules["modules.script_callbacks"].callback_map
-    found |= {key: [id(callback) for callback in value] for key, value in callbacks.items()}
+    found |= {key: [id(getattr(each, "callback", each)) for each in value] for key, value in callbacks.items()}
     return found | sys.modules["modules.shared"].opts.data
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from typing import Any
+
 from modules import errors
+
+
+@dataclasses.dataclass
+class ScriptCallback:
+    script: str
+    callback: Any
+    name: str = "unnamed"
+
+
+def _of_caller(callback):
+    return ScriptCallback(sys._getframe(2).f_code.co_filename, callback)
 
 
 class CFGDenoiserParams:
@@ -54,13 +69,13 @@ callback_map: dict = {
 
 
 def add_callback(callbacks, fun, *, name=None, category="unknown", filename=None):
-    callbacks.append(fun)
+    callbacks.append(ScriptCallback(filename, fun) if category.startswith("cfg_") else fun)
 
 
 def _fire(name: str, params) -> None:
-    for callback in callback_map[name]:
+    for each in callback_map[name]:
         try:
-            callback(params)
+            (each.callback if isinstance(each, ScriptCallback) else each)(params)
         except Exception:
             errors.report(f"Error executing callback {name}", exc_info=True)
 
@@ -78,15 +93,15 @@ def cfg_after_cfg_callback(params: AfterCFGCallbackParams):
 
 
 def on_cfg_denoiser(callback, *, name=None):
-    callback_map["callbacks_cfg_denoiser"].append(callback)
+    callback_map["callbacks_cfg_denoiser"].append(_of_caller(callback))
 
 
 def on_cfg_denoised(callback, *, name=None):
-    callback_map["callbacks_cfg_denoised"].append(callback)
+    callback_map["callbacks_cfg_denoised"].append(_of_caller(callback))
 
 
 def on_cfg_after_cfg(callback, *, name=None):
-    callback_map["callbacks_cfg_after_cfg"].append(callback)
+    callback_map["callbacks_cfg_after_cfg"].append(_of_caller(callback))
 
 
 def before_image_saved_callback(params: ImageSaveParams):
