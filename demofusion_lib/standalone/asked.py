@@ -113,7 +113,10 @@ class Texts:
         if value is None:
             return
         pooled = "pooled" in name
-        shape = f"{self.rows} x {'width' if pooled else f'tokens x {context_width}'}"
+        # one without a row for each prompt says nothing of how many there are
+        unknown = name == "prompt_embeds" and getattr(value, "ndim", 0) != 3
+        rows = "prompts" if unknown else self.rows
+        shape = f"{rows} x {'width' if pooled else f'tokens x {context_width}'}"
         is_tensor = isinstance(value, torch.Tensor) and value.ndim == (2 if pooled else 3)
         if not is_tensor or len(value) != self.rows or (not pooled and value.shape[-1] != context_width):
             told = tuple(value.shape) if isinstance(value, torch.Tensor) else quoted(value)
@@ -218,5 +221,5 @@ def check_number(name: str, value: Any, kind: Any, low: float, high: float, mult
 def check_callback_tensors(callback: Any, names: Any) -> None:
     """Raises UserError for tensors that the phases don't have."""
     wanted = getattr(callback, "tensor_inputs", names)
-    if not isinstance(wanted, (list, tuple)) or list(wanted) != TENSORS:
+    if not isinstance(wanted, (list, tuple)) or list(wanted) not in (TENSORS, []):
         raise UserError(f"callback_on_step_end_tensor_inputs is {quoted(wanted)}, allowed: {TENSORS}")

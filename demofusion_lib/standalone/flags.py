@@ -45,6 +45,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def digits(bound: float) -> str:
+    """Every digit of a whole number."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
 def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[str], Any]:
     """A parser that names what is allowed."""
     words = "whole numbers " if kind is int else ""
@@ -56,7 +61,9 @@ def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[
         except ValueError:
             value = float("nan")
         if not low <= value <= high or (kind is int and value % multiple):
-            raise argparse.ArgumentTypeError(f"is {quoted(text)}, allowed: {words}{low:g} to {high:g}{behind}")
+            raise argparse.ArgumentTypeError(
+                f"is {quoted(text)}, allowed: {words}{digits(low)} to {digits(high)}{behind}"
+            )
         return value
 
     return parse

@@ -91,9 +91,10 @@ class Lender:
         self._check_latents()
         if not self.draws and self.asked.latents is not None:
             raise UserError("latents is given, allowed without image alone: the picture is phase 1")
-        if self.asked.texts.prompt is not None and self.pipeline.tokenizer is None and not self.is_sdxl:
+        if self.asked.texts.prompt is not None and not self._has_encoders:
             raise UserError(
-                "prompt is given, allowed with a pipeline that has a text encoder: this one takes prompt_embeds"
+                f"prompt is {quoted(self.asked.texts.prompt)}, allowed with a pipeline that has its text encoders and "
+                "tokenizers: this one takes prompt_embeds"
             )
         self._check_adapters()
         self._check_clip_skip()
@@ -103,6 +104,18 @@ class Lender:
     @property
     def is_sdxl(self) -> bool:
         return hasattr(self.pipeline, "text_encoder_2")
+
+    @property
+    def _has_encoders(self) -> bool:
+        """All that its UNet listens to: SDXL's refiner has the second alone."""
+        pipeline = self.pipeline
+        first = pipeline.text_encoder is not None and pipeline.tokenizer is not None
+        if not self.is_sdxl:
+            return first
+        second = pipeline.text_encoder_2
+        if second is None or pipeline.tokenizer_2 is None:
+            return False
+        return first or second.config.hidden_size == pipeline.unet.config.cross_attention_dim
 
     @property
     def redraws(self) -> bool:
@@ -305,8 +318,13 @@ class Lender:
 
 def handed_on(pipeline: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     """Of arguments that are none of ours, those that the pipeline takes for itself."""
-    takes = set(inspect.signature(type(pipeline).__call__).parameters) - OURS
+    takes = taken_by(pipeline)
     return {name: value for name, value in named.items() if name in takes}
+
+
+def taken_by(pipeline: Any) -> set[str]:
+    """The names of what a pipeline takes besides."""
+    return set(inspect.signature(type(pipeline).__call__).parameters) - OURS
 
 
 def own_default(pipeline: Any, name: str) -> Any:

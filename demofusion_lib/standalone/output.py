@@ -63,9 +63,10 @@ class Output:
 
     def add(self, phase: Finished) -> None:
         """A finished phase: saved first, then its pictures, unless only the last is wanted."""
+        count = len(self.reports)  # of a batch, whose pictures take alike
         entries: list[dict[str, Any]] = [{
             "phase": phase.number, "width": phase.size_px[0], "height": phase.size_px[1],
-            "evaluations": phase.evaluations, "seconds": round(phase.seconds, 3), "file": None,
+            "evaluations": phase.evaluations // count, "seconds": round(phase.seconds / count, 3), "file": None,
         } for _ in self.reports]  # fmt: skip
         for report, entry in zip(self.reports, entries):
             report["phases"].append(entry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from .decoding import Way, decode, pixels_of
 from .drawing import Finished, Order
 from .errors import UserError
 from .given import picture_of
-from .lending import Lender, check_pipeline, handed_on, own_default
+from .lending import Lender, check_pipeline, handed_on, own_default, taken_by
 from .names import find_phase_sampler, with_todays_names
 from .ranks import each
 from .road import Road
@@ -132,6 +134,7 @@ class DemoFusionPipeline:
         if callback_on_step_end is not None:
             check_callback_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs)
         handed = handed_on(pipe, {name: value for name, value in settings.items() if name not in BY_NAME})
+        _check_names(pipe, settings, handed)
         params = _params({name: value for name, value in settings.items() if name not in handed})
         asked = Asked(
             Texts(
@@ -241,7 +244,7 @@ class Run:
         left = self.drawing.plan.base_evaluations // max(1, int(self.asked.num_inference_steps))
         self.road.rows(left)
         callback = self.asked.callback_on_step_end
-        return named if callback is None else callback(self.pipe, step, t, named)
+        return named if callback is None else callback(self.pipe, step, t, named) or {}
 
     def _step(self, phase: int, step: int, t: float, x: torch.Tensor) -> None:
         callback = self.asked.callback_on_step_end
@@ -287,6 +290,20 @@ def _as(kind: str, pixels: torch.Tensor, plain: Sequence[bool]) -> Any:
         return whole
     values = whole.permute(0, 2, 3, 1).cpu().numpy()
     return values if kind == "np" else [Image.fromarray((one * 255).round().astype("uint8")) for one in values]
+
+
+def _check_names(pipe: Any, given: Mapping[str, Any], handed: Mapping[str, Any]) -> None:
+    """Raises UserError for an argument that is neither ours nor the pipeline's, nor a setting."""
+    unknown = [name for name in given if name not in BY_NAME and name not in handed]
+    if not unknown:
+        return
+    own = inspect.signature(DemoFusionPipeline.__call__).parameters.keys() - {"self", "settings"}
+    known = {*own, *BY_NAME, *taken_by(pipe)} - {*HELD_BACK}
+    near = difflib.get_close_matches(unknown[0], sorted(known), 1, 0.6)
+    told = f" (the nearest is {near[0]})" if near else ""
+    raise UserError(
+        f"unknown argument {quoted(unknown[0])}{told}, allowed: this call's, the pipeline's own, or a setting of docs/settings.md"
+    )
 
 
 def _params(settings: Mapping[str, Any]) -> Params:

@@ -280,6 +280,25 @@ def test_the_callback_is_told_of_every_step_and_may_change_the_latent(make: Make
     assert wiped.images.std() < 1e-6
 
 
+def test_a_callback_may_answer_nothing_and_ask_for_nothing(make: Make) -> None:
+    demo, seen = ours(make()), []
+    plain = demo("a red disc", generator=seeded(), preset="fast", **FEW).images
+    same = demo(
+        "a red disc", generator=seeded(), preset="fast", callback_on_step_end=lambda *given: seen.append(given[1]),
+        callback_on_step_end_tensor_inputs=[], **FEW,
+    )  # fmt: skip
+    assert torch.equal(same.images, plain) and seen == [0, 1, 2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("missing", [("text_encoder", "text_encoder_2"), ("text_encoder",), ("tokenizer_2",)])
+def test_a_prompt_needs_the_encoders_that_the_unet_listens_to(missing: tuple[str, ...], make: Make) -> None:
+    pipe = make("sdxl")
+    for name in missing:
+        pipe.register_modules(**{name: None})
+    with pytest.raises(ValueError, match="prompt is 'a red disc', allowed with a pipeline that has its text encoders"):
+        ours(pipe)("a red disc", **FEW)
+
+
 @pytest.mark.parametrize(("phase", "left"), [(2, 1), (3, 2), (1, 1)])
 def test_a_callback_stops_the_run_with_the_last_finished_phase(phase: int, left: int, make: Make) -> None:
     demo = ours(make())
@@ -445,6 +464,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negatives": ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts, allowed: one text, or as many"),
     "sdxl's": ({"prompt_2": "a"}, "prompt_2 is given, allowed with SDXL alone"),
     "embeds": ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 3)}, r"prompt_embeds is \(1, 77, 3\), allowed: a tensor"),
+    "rows of embeds": ({"prompt": None, "prompt_embeds": torch.zeros(77, 32)}, r"prompt_embeds is \(77, 32\), allowed: a tensor of prompts x tokens x"),
     "steps": ({"num_inference_steps": 0}, "num_inference_steps is 0, allowed: whole numbers 1 to 1000"),
     "guidance": ({"guidance_scale": float("nan")}, "guidance_scale is nan, allowed: 0 to 100"),
     "count": ({"num_images_per_prompt": True}, "num_images_per_prompt is True, allowed: whole numbers 1"),
@@ -459,7 +479,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "image": ({"image": "photo.png"}, "image is 'photo.png', allowed: one picture"),
     "setting": ({"scale": 9}, "scale is 9, allowed: 1 to 8"),
     "target": ({"target_width": 1024}, "target_width is 1024, allowed: 0, or 64 to 512 for this base image"),
-    "unknown": ({"scael": 2}, "unknown setting 'scael'"),
+    "unknown": ({"scael": 2}, r"unknown argument .scael. \(the nearest is scale\)"),
     "sampler": ({"phase_sampler": "Eulr"}, "phase_sampler is 'Eulr', allowed: same, DPM"),
     "files": ({"resume": "x.safetensors"}, "resume is 'x.safetensors', allowed: ''"),
     "tensors": (

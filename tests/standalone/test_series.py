@@ -49,6 +49,8 @@ def test_count_and_batch_draw_what_single_commands_draw(
     assert run(*FAST, "--seed", "6", "--json", "--out", str(tmp_path / "alone")) == 0
     (alone,) = reports(capsys)
     assert np.abs(values(alone["final"]["file"]) - values(three[1]["final"]["file"])).max() <= 1
+    own = [phase["evaluations"] for phase in alone["phases"]]
+    assert all([phase["evaluations"] for phase in one["phases"]] == own for one in three)
 
 
 @pytest.mark.parametrize("stdin", [False, True])
