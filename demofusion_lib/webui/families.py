@@ -43,9 +43,15 @@ class Shortened:
     def sigma_max(self) -> torch.Tensor:
         return self.sigmas[-1]
 
+    def sigma_to_t(self, sigma: torch.Tensor, *args: Any) -> torch.Tensor:
+        if not hasattr(self.base, "predictor"):
+            t: torch.Tensor = self.base.sigma_to_t(sigma, *args)
+            return t
+        return Interpolated(self.base.sigmas).sigma_to_t(sigma.cpu()).to(sigma.device)
+
     def get_sigmas(self, n: int) -> torch.Tensor:
         """At even timesteps, as the base's own, which counts them from 0."""
-        high, low = (float(self.base.sigma_to_t(sigma.reshape(1))) for sigma in (self.sigma_max, self.sigma_min))
+        high, low = (float(self.sigma_to_t(sigma.reshape(1))) for sigma in (self.sigma_max, self.sigma_min))
         levels = self.base.t_to_sigma(torch.linspace(high, low, n, device=self.sigmas.device))
         return torch.cat([levels, levels.new_zeros(1)])
 

@@ -320,7 +320,8 @@ class PhaseSampler:
             self.tell(f"memory ran out with {tried} windows at once, {since} since")
         if fusion.rescued:
             count = f"{len(fusion.rescued)} windows were" if len(fusion.rescued) > 1 else "1 window was"
-            self.tell(f"{count} NaN and drawn again in 32-bit in phase {fusion.phase.number}")
+            how = "" if self.forge else " in 32-bit"
+            self.tell(f"{count} NaN and drawn again{how} in phase {fusion.phase.number}")
 
     def _tell_of_others(self, sampler_passed_over: bool) -> None:
         """What other extensions do to the base image that they can't do, or do once more, in the phases."""

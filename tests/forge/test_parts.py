@@ -50,3 +50,14 @@ def test_no_model_is_loaded_yet(host, monkeypatch):
     fake = types.SimpleNamespace(cond_stage_model=None, chunk_length=75)
     monkeypatch.setattr(standin.sd_models, "model_data", types.SimpleNamespace(sd_model=fake), raising=False)
     assert standin.loaded() is None
+
+
+def test_a_schedule_that_begins_late_ends_between_whole_timesteps(host):
+    """Forge's own levels would round its end, and the phases be drawn at others than the first host's."""
+    families = importlib.import_module("demofusion_lib.webui.families")
+    theirs = host.sd_samplers.create_sampler("Euler", host.model).model_wrap
+    linker = types.SimpleNamespace(
+        predictor=None, sigmas=theirs.sigmas, t_to_sigma=theirs.t_to_sigma, sigma_to_t=lambda sigma: theirs.sigma_to_t(sigma).round()
+    )  # fmt: skip
+    ours, first = (families.Shortened(base, 601.0, 601 / 3).get_sigmas(3) for base in (linker, theirs))
+    assert torch.allclose(ours, first, rtol=1e-6)

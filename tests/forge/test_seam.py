@@ -126,6 +126,23 @@ def test_each_patch_is_a_chunk_of_its_own(host, reforge):
         assert options["sigmas"].shape == (1,)
 
 
+@pytest.mark.parametrize("kind", ["reForge", "Forge"])
+def test_a_window_of_nan_is_asked_for_once_more(host, as_forge, kind):
+    """In the precision that it was asked in, and the note says nothing else."""
+    as_forge(kind)
+    plain = host.txt2img({"scale": 2}, **SIZE)
+
+    def one_of_nan(n, output):
+        if n == 9:
+            output[1] = float("nan")
+        return output
+
+    host.model.hooks.output = one_of_nan
+    outcome = host.txt2img({"scale": 2}, **SIZE)
+    assert float((outcome.latents[-1] - plain.latents[-1]).abs().max()) < 1e-5
+    assert "1 window was NaN and drawn again in phase 2" in outcome.comments
+
+
 @pytest.mark.parametrize(
     "said", [{"is_sd1": False}, {"latent_channels": 16}, {"is_sd1": False, "is_sd3": True}], ids=["Flux", "16", "SD3"]
 )

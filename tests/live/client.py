@@ -71,6 +71,11 @@ class WebUI:
     def __init__(self, url: str):
         self.url = url.rstrip("/")
 
+    @cached_property
+    def is_forge(self) -> bool:
+        """Whether it is one of Forge's family, by the version that it writes into its pictures."""
+        return "Version: f" in self.draw(steps=1).infotexts[0]
+
     def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Answer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/sdapi/v1/{path}", data, {"Content-Type": "application/json"})

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from modules import prompt_parser, sd_samplers_common, shared  # noqa: TID251
+from modules import prompt_parser, sd_models, sd_samplers_common, shared  # noqa: TID251
 from modules.processing import process_images  # noqa: TID251
 from torch.nn import functional as F
 
@@ -42,14 +42,31 @@ class Sampling(NamedTuple):
     """By timestep; filled by the first reckoning, which has to be the right one: only its `x` is what was shown."""
 
 
+def is_forge() -> bool:
+    """Whether the host is one of Forge's family, which keeps the parts of a model in objects of its own."""
+    return hasattr(shared.sd_model, "forge_objects")
+
+
+def parts() -> tuple[Any, Any, float, torch.Tensor]:
+    """Of the chosen model: UNet, VAE, what a latent is multiplied by, and the noise level of every timestep."""
+    getattr(sd_models, "forge_model_reload", lambda: None)()  # Forge loads it when it begins to draw
+    model = shared.sd_model
+    if not is_forge():
+        squared = model.alphas_cumprod.double()
+        return model.model.diffusion_model, model.first_stage_model, model.scale_factor, (1 / squared - 1).sqrt()
+    unet, vae = model.forge_objects.unet.model, model.forge_objects.vae.first_stage_model
+    levels = getattr(unet, "model_sampling", None) or unet.predictor
+    scale = model.scale_factor if hasattr(model, "scale_factor") else vae.config.scaling_factor
+    return unet.diffusion_model, vae, scale, levels.sigmas
+
+
 class Model:
     """The loaded UNet and its noise schedule."""
 
     def __init__(self, prompt: str, negative: str):
+        self.unet, self.vae, self.vae_scale, sigmas = parts()
         model = shared.sd_model
-        self.unet = model.model.diffusion_model
-        squared = model.alphas_cumprod.double()
-        self.log_sigmas = (1 / squared - 1).log() / 2
+        self.log_sigmas = sigmas.double().log()
         texts = [
             prompt_parser.SdConditioning([text], is_negative_prompt=i > 0) for i, text in enumerate((prompt, negative))
         ]
@@ -68,15 +85,17 @@ class Model:
         low = int((self.log_sigmas <= level).sum().clamp(1, len(self.log_sigmas) - 1)) - 1
         return low + float((level - self.log_sigmas[low]) / (self.log_sigmas[low + 1] - self.log_sigmas[low]))
 
+    def told(self, t: float) -> float:
+        """Of the network: Forge's family has whole timesteps, the nearest in the logarithm of the noise level."""
+        return float((self.log_sigmas - math.log(self.sigma(t))).abs().argmin()) if is_forge() else t
+
     def decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """In one piece."""
-        vae = shared.sd_model.first_stage_model
-        return vae.decoder(vae.post_quant_conv(latent / shared.sd_model.scale_factor))
+        return self.vae.decoder(self.vae.post_quant_conv(latent / self.vae_scale))
 
     def encoded(self, picture: torch.Tensor) -> torch.Tensor:
         """In one piece: the mean of what the encoder answers."""
-        vae = shared.sd_model.first_stage_model
-        return vae.quant_conv(vae.encoder(picture)).chunk(2, 1)[0] * shared.sd_model.scale_factor
+        return self.vae.quant_conv(self.vae.encoder(picture)).chunk(2, 1)[0] * self.vae_scale
 
     def through_pixels(self, latent: torch.Tensor, s: int) -> torch.Tensor:
         """Decoded, enlarged and encoded."""
@@ -91,7 +110,7 @@ class Model:
     ) -> torch.Tensor:
         """The network's outputs for `patches (n, channels, height, width)`, shaped `(2, n, ...)`: prompt, negative."""
         n = len(patches)
-        x, times = self.scaled(patches, t).repeat(2, 1, 1, 1), torch.full((2 * n,), t)
+        x, times = self.scaled(patches, t).repeat(2, 1, 1, 1), torch.full((2 * n,), self.told(t))
         context = self.context.repeat_interleave(n, 0)
         if self.pooled is None:
             return self.unet(x, timesteps=times, context=context).unflatten(0, (2, n))
@@ -139,7 +158,7 @@ def found(patch: torch.Tensor, whole: torch.Tensor) -> tuple[int, int] | None:
 def windows(model: Model, x: torch.Tensor, t: float, window: tuple[int, int], seen: Sampling) -> set[tuple[int, int]]:
     """The windows' corners in cells, at `t`. How they are jittered is the extension's affair: they are looked up in `x`
     by what the UNet was shown, not by what it was told; as many as without jitter, no farther off than it may be."""
-    patches = [patch for at, patch in seen.patches if abs(at - t) < 0.5 and patch.shape[1:] == window]
+    patches = [patch for at, patch in seen.patches if abs(at - model.told(t)) < 0.5 and patch.shape[1:] == window]
     corners = {found(patch, model.scaled(x, t)) for patch in patches} - {None}
     grid = [(top, left) for top in starts(x.shape[2], window[0]) for left in starts(x.shape[3], window[1])]
     reach = window[0] // 8, window[1] // 8
@@ -229,7 +248,7 @@ def recorded() -> Iterator[list[Sampling]]:
         patches.extend(zip(times.tolist(), x.clone()))
 
     sd_samplers_common.Sampler.launch_sampling = recording
-    hook = shared.sd_model.model.diffusion_model.register_forward_pre_hook(looking, with_kwargs=True)
+    hook = parts()[0].register_forward_pre_hook(looking, with_kwargs=True)
     try:
         yield samplings
     finally:

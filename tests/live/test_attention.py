@@ -39,6 +39,8 @@ def test_every_shape_is_divided_for_itself(webui: WebUI, what: str) -> None:
     """Base 256x256 cropped to 256x104, target 640x256: in phase 2 windows of 32x26 cells, sub-images of 32x13."""
     if SCRIPT not in (name.lower() for name in webui.ask("scripts")["txt2img"]):
         pytest.skip("the webui runs no code of ours; start it with --allow-code")
+    if webui.is_forge:
+        pytest.skip("the webui has no such HyperTile, and merges tokens at random, by the shape of each call")
     before = {name: webui.options().get(name) for name in OPTIONS[what]}
     webui.set_options(**OPTIONS[what])
     code = RUN.format(source=Path(__file__).with_name("attention.py").read_text(encoding="utf-8"), what=what)

@@ -51,6 +51,9 @@ def test_a_prompt_matrix_in_one_batch(webui: WebUI) -> None:
     prompt = "a red disc|AND blue house :0.6"
     arguments = [False, False, "positive", "comma", 0]
     fields = {"script_name": "prompt matrix", "script_args": arguments, "batch_size": 2}
+    alone = webui.draw(prompt="a red disc, AND blue house :0.6").picture
+    if apart(webui.draw(**fields, prompt=prompt).pictures[-1], alone) > ROUNDING:
+        pytest.skip("the webui itself draws such a picture otherwise in a batch than alone")
     matrix = webui.enlarge({**fields, "prompt": prompt})
     pictures = [picture for picture in matrix.pictures if picture.size == (128, 128)]
     for picture, text in zip(pictures, ("a red disc", "a red disc, AND blue house :0.6"), strict=True):

@@ -13,16 +13,18 @@ from .client import SETTINGS, WebUI, apart, as_base64
 from .test_reckoning import AGREE, DIFFER, RUN, SCRIPT, SOURCE, exact  # noqa: F401: a fixture
 
 SIDE = 64
+NATIVE = {"demofusion_native_sd1": 512, "demofusion_native_sdxl": 1024}
 FEW = {**SETTINGS, "preset": "fast", "jitter": False, "steps": 3}
 
 
 @pytest.fixture(autouse=True)
 def native(webui: WebUI) -> Any:
     """The tiny models are drawn through windows of this side."""
-    before = webui.options()["demofusion_native_sd1"], webui.options()["demofusion_native_sdxl"]
-    webui.set_options(demofusion_native_sd1=SIDE, demofusion_native_sdxl=SIDE)
+    listed = webui.options()  # Forge lists no extension's
+    before = {name: int(listed.get(name, own)) for name, own in NATIVE.items()}
+    webui.set_options(**dict.fromkeys(NATIVE, SIDE))
     yield
-    webui.set_options(demofusion_native_sd1=before[0], demofusion_native_sdxl=before[1])
+    webui.set_options(**before)
 
 
 def scene(width: int = SIDE, height: int = SIDE) -> Image.Image:

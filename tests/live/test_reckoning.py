@@ -24,6 +24,13 @@ exec(compile({source!r}, "reckoning.py", "exec"), names)
 answer = names["{function}"](p, *{arguments!r})
 return Processed(p, [], infotexts=[__import__("json").dumps(answer)])
 """
+PRECISION = """\
+from modules.processing import Processed
+names = {{"__name__": "reckoning"}}
+exec(compile({source!r}, "reckoning.py", "exec"), names)
+weight = next(names["parts"]()[0].parameters())
+return Processed(p, [], infotexts=[__import__("json").dumps([weight.device.type, str(weight.dtype)])])
+"""
 Own = tuple[str, str, float]
 AGREE, DIFFER = 1e-6, 1e-5
 """Relative. Float32 carries 6e-8 a step; what SDXL is told is one condition among several."""
@@ -34,8 +41,9 @@ def exact(webui: WebUI) -> WebUI:
     """A webui that runs code and calculates in float32 on the CPU, as the reckoning does."""
     if SCRIPT not in (name.lower() for name in webui.ask("scripts")["txt2img"]):
         pytest.skip("the webui runs no code of ours; start it with --allow-code")
-    flags = webui.ask("cmd-flags")
-    if not (flags["no_half"] and "all" in flags["use_cpu"]):
+    code = PRECISION.format(source=SOURCE.read_text(encoding="utf-8"))
+    device, dtype = json.loads(webui.draw(script_name=SCRIPT, script_args=[code, 2]).infotexts[0])
+    if (device, dtype) != ("cpu", "torch.float32"):
         pytest.skip("the webui does not calculate in float32 on the CPU; start it with --no-half --use-cpu all")
     return webui
 

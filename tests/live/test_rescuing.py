@@ -24,6 +24,8 @@ def test_one_window_of_nan(webui: WebUI, at: int) -> None:
     """In the first step's windows, and in the last step's; the webui is as it was afterwards."""
     if "custom code" not in (name.lower() for name in webui.ask("scripts")["txt2img"]):
         pytest.skip("the webui runs no code of ours; start it with --allow-code")
+    if webui.is_forge:
+        pytest.skip("the webui keeps its models' precision to itself: the window is asked for once more as it was")
     plain = webui.enlarge()
     code = RUN.format(source=SOURCE.read_text(encoding="utf-8"), at=at)
     fields = {"script_name": "custom code", "script_args": [code, 2], "steps": 3}
