@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from modules import devices, extra_networks, sd_hijack, shared  # noqa: TID251
 from modules.processing import process_images  # noqa: TID251
-from reckoning import PX, Model, Told, apart, phase, recorded
+from reckoning import PX, Model, Told, apart, is_forge, parts, phase, recorded
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -26,30 +26,35 @@ def draws(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * STRENGTH
 
 
+def text_encoder() -> torch.nn.Module:
+    """The one that SD 1 has and SDXL too."""
+    model = shared.sd_model
+    if is_forge():
+        return model.forge_objects.clip.cond_stage_model.clip_l.transformer
+    return (model.conditioner.embedders[0] if model.is_sdxl else model.cond_stage_model).wrapped.transformer
+
+
 def lora() -> dict[str, torch.Tensor]:
     """Of rank 2, on every attention to the prompt and on the text encoder's."""
-    state = {}
-    for key, module in shared.sd_model.network_layer_mapping.items():
-        if not isinstance(module, torch.nn.Linear):
-            continue
-        if "attn2_to_" in key:
-            name = key.replace("diffusion_model", "lora_unet")
-        elif key.endswith("self_attn_q_proj") and "transformer_text_model" in key:
-            name = "lora_te1_text_model" if key.startswith("0_") else "lora_te_text_model"
-            name += key.partition("transformer_text_model")[2]
-        else:
-            continue
-        high, wide = module.weight.shape[:2]
-        state |= {f"{name}.lora_up.weight": draws(high, 2), f"{name}.lora_down.weight": draws(2, wide)}
-        state[f"{name}.alpha"] = torch.tensor(2.0)
-    assert any("lora_unet" in name for name in state) and any("lora_te" in name for name in state)
+    state, text = {}, "lora_te1" if shared.sd_model.is_sdxl else "lora_te"
+    places = [
+        ("lora_unet", parts()[0], lambda path: ".attn2.to_" in path),
+        (text, text_encoder(), lambda path: path.endswith("self_attn.q_proj")),
+    ]
+    for prefix, network, chosen in places:
+        for path, module in network.named_modules():
+            if not isinstance(module, torch.nn.Linear) or not chosen(path):
+                continue
+            name, (high, wide) = f"{prefix}_{path}".replace(".", "_"), module.weight.shape[:2]
+            state |= {f"{name}.lora_up.weight": draws(high, 2), f"{name}.lora_down.weight": draws(2, wide)}
+            state[f"{name}.alpha"] = torch.tensor(2.0)
+        assert any(name.startswith(f"{prefix}_") for name in state), prefix
     return state
 
 
 def hypernetwork(name: str) -> dict[Any, Any]:
     """Of one layer, on what the attentions read of the prompt."""
-    unet = shared.sd_model.model.diffusion_model
-    widths = {module.to_k.in_features for path, module in unet.named_modules() if path.endswith("attn2")}
+    widths = {module.to_k.in_features for path, module in parts()[0].named_modules() if path.endswith("attn2")}
     layers = {
         width: tuple(
             {"linear.0.weight": draws(width, width + i)[:, i:].clone(), "linear.0.bias": draws(width)} for i in (0, 1)
@@ -72,8 +77,12 @@ def embedding(word: str) -> dict[str, Any]:
 
 
 def reload() -> None:
+    networks = sys.modules["networks"]
+    networks.list_available_networks()
+    if is_forge():
+        getattr(networks.load_lora_state_dict, "cache_clear", int)()  # Forge holds files by their names
+        return
     shared.reload_hypernetworks()
-    sys.modules["networks"].list_available_networks()
     sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
 
 
@@ -91,6 +100,11 @@ def installed(name: str, word: str) -> Iterator[None]:
         for file in files:
             os.makedirs(os.path.dirname(file), exist_ok=True)
         save_file(lora(), files[0])
+        if is_forge():
+            files = files[:1]
+            reload()
+            yield
+            return
         torch.save(hypernetwork(name), files[1])
         torch.save(embedding(word), files[2])
         reload()

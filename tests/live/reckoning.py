@@ -7,6 +7,7 @@ imported. One picture, Euler, whole scales, borders inside; `x = z0 + sigma * no
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -54,6 +55,9 @@ def parts() -> tuple[Any, Any, float, torch.Tensor]:
     if not is_forge():
         squared = model.alphas_cumprod.double()
         return model.model.diffusion_model, model.first_stage_model, model.scale_factor, (1 / squared - 1).sqrt()
+    model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
+    memory = sys.modules.get("ldm_patched.modules.model_management") or sys.modules["backend.memory_management"]
+    memory.load_model_gpu(model.forge_objects.unet)  # where LoRAs are put into the weights
     unet, vae = model.forge_objects.unet.model, model.forge_objects.vae.first_stage_model
     levels = getattr(unet, "model_sampling", None) or unet.predictor
     scale = model.scale_factor if hasattr(model, "scale_factor") else vae.config.scaling_factor

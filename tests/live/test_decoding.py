@@ -33,6 +33,15 @@ def test_kept_phases_go_through_it(webui: WebUI) -> None:
     assert all(apart(one, other) <= 1 for one, other in zip(exact.pictures, own.pictures))
 
 
+def shows_one(webui: WebUI) -> bool:
+    """Of a picture of its own."""
+    drawing, shown = Drawing(webui, {"enabled": False}, width=256, height=256, steps=60), False
+    while not drawing.future.done() and not shown:
+        shown = bool(webui.ask("progress")["current_image"])
+    drawing.stop("interrupt")
+    return shown
+
+
 @pytest.mark.once
 def test_live_previews_in_full_while_phases_are_drawn(webui: WebUI) -> None:
     """Each is decoded in the request that asks for it, beside the drawing, and changes nothing."""
@@ -40,6 +49,10 @@ def test_live_previews_in_full_while_phases_are_drawn(webui: WebUI) -> None:
     plain = webui.enlarge(**SETTINGS)
     webui.set_options(show_progress_type="Full", show_progress_every_n_steps=1, live_previews_enable=True)
     try:
+        if not shows_one(webui):
+            pytest.skip(
+                "the webui itself shows no previews of this kind: Forge has them by a model that it would fetch"
+            )
         drawing = Drawing(webui, {"scale": 4, "steps": 8})
         drawing.wait_for(phase=4)
         previews = [webui.ask("progress")["current_image"] for _ in range(5)]
