@@ -1,4 +1,4 @@
-"""A client of the webui's HTTP API, and what the tests ask of pictures. Standard library and Pillow only."""
+"""A client of the webui's HTTP API, and what the tests ask of pictures. Standard library, Pillow and pytest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from functools import cached_property
 from time import monotonic, sleep
 from typing import Any
 
+import pytest
 from PIL import Image, ImageChops, ImageStat
 
 SCRIPT = "DemoFusion Hires"
@@ -76,6 +77,17 @@ class WebUI:
         """Whether it is one of Forge's family, by the version that it writes into its pictures."""
         return "Version: f" in self.draw(steps=1).infotexts[0]
 
+    @cached_property
+    def takes_infotexts(self) -> bool:
+        """By the API. Forge asks there whether a number is a `list[str]`."""
+        plain = "a red disc\nSteps: 1, Sampler: Euler, CFG scale: 5, Seed: 1, Size: 64x64"
+        return self.request("txt2img", {"infotext": plain}).status == 200
+
+    @property
+    def for_hires_fix(self) -> dict[str, Any]:
+        """What its own Hires. fix wants said: Forge's fails by the API without."""
+        return {"hr_additional_modules": ["Use same choices"]} if self.is_forge else {}
+
     def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Answer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/sdapi/v1/{path}", data, {"Content-Type": "application/json"})
@@ -133,6 +145,8 @@ class WebUI:
         The webui writes no emphasis beside `[a:b:0.5]`, and reads it back as its default, which conftest keeps out.
         """
         emphasis = {"emphasis": self.options()["emphasis"]}
+        if not self.takes_infotexts:
+            pytest.skip("the webui's API fails at any infotext, ours or not")
         return Answer(200, self.ask("txt2img", {"infotext": infotext, "override_settings": emphasis}))
 
     def options(self) -> dict[str, Any]:

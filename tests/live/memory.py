@@ -18,7 +18,8 @@ def status(name):
 
 @contextlib.contextmanager
 def stubs(sd_model):
-    unet = sd_model.model.diffusion_model
+    objects = getattr(sd_model, "forge_objects", None)  # of Forge's family
+    unet = (sd_model.model if objects is None else objects.unet.model).diffusion_model
     attention = sys.modules["demofusion_lib.vae.attention"]
     add = attention.Softmax.add
     unet.forward = lambda x, *args, **kwargs: x * 0.1

@@ -43,9 +43,10 @@ def lora() -> dict[str, torch.Tensor]:
     ]
     for prefix, network, chosen in places:
         for path, module in network.named_modules():
-            if not isinstance(module, torch.nn.Linear) or not chosen(path):
+            weight = getattr(module, "weight", None)  # Forge's linear layers are of a class of its own
+            if weight is None or weight.ndim != 2 or not chosen(path):
                 continue
-            name, (high, wide) = f"{prefix}_{path}".replace(".", "_"), module.weight.shape[:2]
+            name, (high, wide) = f"{prefix}_{path}".replace(".", "_"), weight.shape
             state |= {f"{name}.lora_up.weight": draws(high, 2), f"{name}.lora_down.weight": draws(2, wide)}
             state[f"{name}.alpha"] = torch.tensor(2.0)
         assert any(name.startswith(f"{prefix}_") for name in state), prefix
@@ -54,7 +55,7 @@ def lora() -> dict[str, torch.Tensor]:
 
 def hypernetwork(name: str) -> dict[Any, Any]:
     """Of one layer, on what the attentions read of the prompt."""
-    widths = {module.to_k.in_features for path, module in parts()[0].named_modules() if path.endswith("attn2")}
+    widths = {module.to_k.weight.shape[1] for path, module in parts()[0].named_modules() if path.endswith("attn2")}
     layers = {
         width: tuple(
             {"linear.0.weight": draws(width, width + i)[:, i:].clone(), "linear.0.bias": draws(width)} for i in (0, 1)

@@ -64,6 +64,12 @@ def parts() -> tuple[Any, Any, float, torch.Tensor]:
     return unet.diffusion_model, vae, scale, levels.sigmas
 
 
+def predicts_v() -> bool:
+    """Of the chosen model, once it is loaded: whether its UNet answers v in place of the noise."""
+    said = getattr(shared.sd_model, "parameterization", None)
+    return (said or shared.sd_model.forge_objects.unet.model.predictor.prediction_type) in ("v", "v_prediction")
+
+
 class Model:
     """The loaded UNet and its noise schedule."""
 
@@ -71,6 +77,7 @@ class Model:
         self.unet, self.vae, self.vae_scale, sigmas = parts()
         model = shared.sd_model
         self.log_sigmas = sigmas.double().log()
+        self.is_v = predicts_v()
         texts = [
             prompt_parser.SdConditioning([text], is_negative_prompt=i > 0) for i, text in enumerate((prompt, negative))
         ]
@@ -117,7 +124,10 @@ class Model:
         x, times = self.scaled(patches, t).repeat(2, 1, 1, 1), torch.full((2 * n,), self.told(t))
         context = self.context.repeat_interleave(n, 0)
         if self.pooled is None:
-            return self.unet(x, timesteps=times, context=context).unflatten(0, (2, n))
+            answer = self.unet(x, timesteps=times, context=context)
+            if self.is_v:
+                answer = (answer + self.sigma(t) * x) / math.sqrt(1 + self.sigma(t) ** 2)
+            return answer.unflatten(0, (2, n))
         told = torch.stack([sinusoids([*size, *corner, *size]) for corner in corners]).repeat(2, 1)
         vector = torch.cat([self.pooled.repeat_interleave(n, 0), told], 1)
         return self.unet(x, timesteps=times, context=context, y=vector).unflatten(0, (2, n))
@@ -445,6 +455,7 @@ def reckon_picture(p: Any, told_px: tuple[int, int], few: tuple[float, float, fl
             for name, variant in variants.items()
         }
         drawn = model.decoded(brought_to(seen.latent, *statistics(base)))
+        drawn = drawn.clamp(-1, 1) if is_forge() else drawn  # what the family's VAE answers is cut off already
         pull = (1 - strength) ** 2 * enlarged(picture - F.avg_pool2d(drawn, 2), 2)
     shown = torch.tensor(list(processed.images[0].getdata()), dtype=torch.float32).T.unflatten(1, drawn.shape[2:])
     for name, result in (("shades", drawn + pull), ("shades without", drawn)):

@@ -20,7 +20,7 @@ REFINER = os.environ.get("LIVE_REFINER", NAME)
     "resize", [{"hr_scale": 3}, {"hr_resize_x": 96, "hr_resize_y": 160, "hr_second_pass_steps": 2}]
 )
 def test_demofusion_takes_the_place_of_hires_fix(webui: WebUI, resize: dict[str, Any]) -> None:
-    fields = {"enable_hr": True, "denoising_strength": 0.6, "hr_upscaler": "Latent", **resize}
+    fields = {"enable_hr": True, "denoising_strength": 0.6, "hr_upscaler": "Latent", **resize, **webui.for_hires_fix}
     both = webui.enlarge(fields)
     assert both.sizes == [SIZE]
     assert both.picture.tobytes() == webui.enlarge().picture.tobytes()
