@@ -60,10 +60,10 @@ class RegionConds:
         """`(tokens, width)`; filled up where the host fills up the prompts that it gives the model at once."""
         cond = self.now[prompt - 1]
         text = (cond["crossattn"] if isinstance(cond, dict) else cond).to(like)
-        empty = shared.sd_model.cond_stage_model_empty_prompt
-        missing = (like.shape[1] - text.shape[1]) // empty.shape[1]
-        if shared.opts.pad_cond_uncond and missing > 0:
-            text = pad_cond(text, missing, empty.to(like))
+        empty = getattr(shared.sd_model, "cond_stage_model_empty_prompt", None)  # Forge fills nothing up
+        if empty is not None and shared.opts.pad_cond_uncond:
+            missing = (like.shape[1] - text.shape[1]) // empty.shape[1]
+            text = pad_cond(text, missing, empty.to(like)) if missing > 0 else text
         return text[0]
 
 

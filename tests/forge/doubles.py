@@ -119,6 +119,7 @@ WITHOUT = (
     "parameterization",
     "scale_factor",
     "alphas_cumprod",
+    "cond_stage_model_empty_prompt",
 )
 """What Forge's models have not, or as None, which the doubles of the host go on using."""
 

@@ -57,8 +57,9 @@ def test_models(host, as_forge, parameterization, sdxl, kind):
         {"scale": 2, "regions": "owl ADDCOL one two three four five six seven eight nine ten eleven"},
     ],
 )
-def test_settings(host, as_forge, settings):
-    alike(*both(host, as_forge, settings)[:2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings(host, as_forge, settings, kind):
+    alike(*both(host, as_forge, settings, kind)[:2])
 
 
 @pytest.mark.parametrize("settings", [{}, {"guidance": "low-pass"}], ids=["windows", "low-pass"])

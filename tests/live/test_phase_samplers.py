@@ -75,7 +75,7 @@ def test_few_step_models(webui: WebUI, base: str, steps: int) -> None:
 
 COUNT = """\
 import json
-from modules import sd_samplers_common, shared
+from modules import sd_models, sd_samplers_common, shared
 from modules.processing import Processed, process_images
 from demofusion_lib.params import Params
 from demofusion_lib.webui.planning import plan_of
@@ -85,8 +85,11 @@ def launch(self, steps, func):
     return plain(self, steps, func)
 def looking(unet, args, kwargs):
     rows[-1] += len(args[0])
+getattr(sd_models, "forge_model_reload", lambda: None)()
+objects = getattr(shared.sd_model, "forge_objects", None)
+unet = (shared.sd_model.model if objects is None else objects.unet.model).diffusion_model
 sd_samplers_common.Sampler.launch_sampling = launch
-hook = shared.sd_model.model.diffusion_model.register_forward_pre_hook(looking, with_kwargs=True)
+hook = unet.register_forward_pre_hook(looking, with_kwargs=True)
 try:
     process_images(p)
 finally:

@@ -34,7 +34,13 @@ def assert_no_traces(webui: WebUI, sampler: str) -> None:
 
 @pytest.mark.once
 def test_hires_fix_is_as_it_was(webui: WebUI) -> None:
-    fields = {"enable_hr": True, "denoising_strength": 0.6, "hr_upscaler": "Latent", "hr_scale": 2, **webui.for_hires_fix}
+    fields = {
+        "enable_hr": True,
+        "denoising_strength": 0.6,
+        "hr_upscaler": "Latent",
+        "hr_scale": 2,
+        **webui.for_hires_fix,
+    }
     before = webui.draw(**fields).images
     webui.enlarge(fields)
     assert webui.draw(**fields).images == before
