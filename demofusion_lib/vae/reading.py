@@ -295,10 +295,20 @@ def is_offloaded(vae: nn.Module) -> bool:
 
 
 def _shadowed(module: nn.Module) -> list[str]:
-    """Methods of the class that were replaced on the instance; ldm's latent models take their VAE's `train` away."""
+    """Methods of the class that were replaced on the instance; ldm's latent models take their VAE's `train` away.
+
+    Not its own, bound to it: so another extension leaves a coder when it is switched off again (Tiled VAE).
+    """
     kind, own = type(module), vars(module).items()
     replaced = [name for name, value in own if callable(value) and callable(getattr(kind, name, None))]
-    return [name for name in replaced if name != "train"]
+    return [name for name in replaced if name != "train" and not _is_own(module, name)]
+
+
+def _is_own(module: nn.Module, name: str) -> bool:
+    value = vars(module)[name]
+    return getattr(value, "__self__", None) is module and getattr(value, "__func__", None) is getattr(
+        type(module), name
+    )
 
 
 def _sleeps(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from .. import vae
 from ..memory import giving_back
 from ..targets import LATENT_PX
 from .forge import always_tiled, reckoned_by_tiles
-from .others import extension_of
+from .others import does_instead, extension_of
 from .parts import scale_of, vae_of
 from .previews import FullPreviews
 from .progress import Progress
@@ -74,7 +74,9 @@ class TiledDecode:
             return self._decode(z)
         except vae.Unreadable as error:
             self.readable = False
-            self._tell(f"the VAE can't be read ({error}), so the webui decodes the phases in one piece")
+            other = does_instead(getattr(self.model, "decoder", None))
+            whole = f"the VAE can't be read ({error}), so the webui decodes the phases in one piece"
+            self._tell(f"{other} decodes the phases" if other else whole)
             return self.host_decode(z)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from .. import vae
 from ..memory import giving_back
 from ..work import DECODED_PX, ENCODED_PX
 from .decoding import DecodingInterrupted, folder_of, to_device
+from .others import does_instead
 from .parts import scale_of, vae_of
 from .progress import Progress
 
@@ -62,7 +63,10 @@ class Coder:
             )  # fmt: skip
         except vae.Unreadable as error:
             self.mode = "host"
-            self.tell(f"the VAE can't be read ({error}), so the webui's own codes the pictures between phases")
+            others = (does_instead(getattr(first_stage, part, None)) for part in ("decoder", "encoder"))
+            other = next(filter(None, others), "")
+            whole = f"the VAE can't be read ({error}), so the webui's own codes the pictures between phases"
+            self.tell(f"{other} codes the pictures between phases" if other else whole)
             return host()
 
     def _host_decode(self, latent: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from modules import errors, extensions
 
 PIECEWISE = ("sd_upscale.py", "outpainting_mk_2.py", "poor_mans_outpainting.py", "ultimate-upscale.py")
@@ -22,8 +23,9 @@ TOLD = 120
 
 def extension_of(function: Any) -> str:
     """The name to tell the user of whoever made `function`, or an object that is called: the extension's, else its file's."""
-    if not inspect.isroutine(function):
-        function = type(function)
+    if not inspect.isroutine(function):  # the function's file, as the webui keeps no module for a script's classes
+        kind = type(function)
+        function = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), kind)
     try:
         file = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
     except TypeError:  # nothing, or nothing made of Python code
@@ -49,6 +51,13 @@ def failed_since(before: Sequence[Any]) -> dict[str, str]:
         if name and name != OWN:
             faults.setdefault(name, (str(record["exception"]).strip().splitlines() or ["no message"])[0][:TOLD])
     return faults
+
+
+def does_instead(coder: Any) -> str:
+    """Who has put something else in the place of what a VAE's encoder or decoder does; empty for nobody."""
+    forward = vars(coder).get("forward") if isinstance(coder, torch.nn.Module) else None
+    own = getattr(forward, "__func__", None) is getattr(type(coder), "forward", None)
+    return "" if forward is None or own else extension_of(forward)
 
 
 def chosen_script(p: Any) -> Any:

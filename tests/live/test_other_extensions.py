@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .client import SETTINGS, WebUI, apart, assert_drawn
+from .client import ROUNDING, SETTINGS, Answer, WebUI, apart, assert_drawn
 
 pytestmark = pytest.mark.once
 FIELDS = {"width": 128, "height": 128, "steps": 4}
@@ -48,3 +48,21 @@ def test_its_demofusion_script_draws_instead_of_ours(webui: WebUI) -> None:
     answer = draw(webui, arguments(webui, "demofusion"), {})
     assert "left out, as the extension multidiffusion-upscaler" in answer.infotexts[0]
     assert all(key not in answer.infotexts[0] for key in ("DemoFusion enabled", "DemoFusion window batch"))
+
+
+def test_its_tiled_vae_decodes_instead_of_ours_while_it_is_on(webui: WebUI) -> None:
+    """Its own tiles begin above 70 cells. Off again it leaves nothing that ours would stop at."""
+    settings = {"preset": "draft", "scale": 6, "plan": "direct"}
+    other = arguments(webui, "tiled vae", Encoder_Tile_Size=256, Decoder_Tile_Size=48)
+
+    def drawn(other: dict[str, Any], **values: Any) -> Answer:
+        scripts = {**other, "DemoFusion Hires": {"args": [{**SETTINGS, **settings, **values}]}}
+        return webui.draw(None, alwayson_scripts=scripts, width=96, height=96, steps=2)
+
+    ours, both = drawn({}), drawn(other)
+    assert both.sizes == [(576, 576)] and apart(both.picture, ours.picture) > ROUNDING
+    assert apart(both.picture, drawn(other, vae="host").picture) == 0
+    told = "the extension multidiffusion-upscaler"
+    assert told in both.infotexts[0] and "decodes the phases" in both.infotexts[0]
+    assert "codes the pictures between phases" in both.infotexts[0] and "can't be read" not in both.infotexts[0]
+    assert drawn({}).images == ours.images

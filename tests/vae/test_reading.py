@@ -187,6 +187,19 @@ def test_the_unread_is_told_before_any_work() -> None:
     assert told == []
 
 
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_what_is_put_back_is_its_own(part: str) -> None:
+    """Another extension leaves a coder's forward on the instance, bound, once it is off."""
+    vae, other = diffusers_vae(), diffusers_vae()
+    latent, coder = noise(1, 4, 9, 9), getattr(vae, part)
+    whole = undivided(vae, latent)
+    coder.forward = coder.forward
+    assert psnr(decoded(vae), whole) > 100 and encode(vae, noise(1, 3, 64, 64)).shape == (1, 8, 8, 8)
+    coder.forward = getattr(other, part).forward
+    with pytest.raises(Unreadable):
+        decoded(vae) if part == "decoder" else encode(vae, noise(1, 3, 64, 64))
+
+
 def test_a_changed_encoder_stops_no_decode() -> None:
     vae = diffusers_vae()
     vae.encoder.forward = lambda image: image
@@ -217,7 +230,8 @@ def test_hypertile_is_known_while_it_is_off() -> None:
     attention = vae.decoder.mid.attn_1
     params = types.SimpleNamespace(enabled=False)
     setattr(attention, "__webui_hypertile_params", params)
-    attention.forward = attention.forward
+    own = attention.forward
+    attention.forward = lambda *args: own(*args)
     assert psnr(decoded(vae), undivided(vae, latent)) > 100
     params.enabled = True
     with pytest.raises(Unreadable):

@@ -89,10 +89,32 @@ def test_the_base_image_is_the_hosts_own(host, vae):
 
 
 def test_what_cannot_be_read_is_the_hosts(host, vae):
-    vae.decoder.mid_block.resnets[0].forward = vae.decoder.mid_block.resnets[0].forward
+    own = vae.decoder.mid_block.resnets[0].forward
+    vae.decoder.mid_block.resnets[0].forward = lambda *args: own(*args)
     outcome = drawn(host, {})
     assert vae.undivided == [(32, 32)]
     assert "the VAE can't be read (" in outcome.comments and "in one piece" in outcome.comments
+
+
+@pytest.mark.parametrize("enlarge", ["latent", "pixels"])
+def test_another_extensions_tiles_stay_and_are_named(host, vae, enlarge):
+    """Whose file isn't found among the webui's modules, as it keeps none for a script."""
+
+    class Tiles:
+        def __call__(self, x):
+            return forward(x)
+
+    forward, Tiles.__module__ = vae.decoder.forward, "tilevae.py"
+    whole = drawn(host, {"enlarge": enlarge, "vae": "host"})
+    vae.decoder.forward = Tiles()
+    outcome = drawn(host, {"enlarge": enlarge})
+    assert np.array_equal(outcome.images[0], whole.images[0])
+    assert "another extension (test_decoding.py) decodes the phases" in outcome.comments
+    assert ("(test_decoding.py) codes the pictures between phases" in outcome.comments) == (enlarge == "pixels")
+    assert "can't be read" not in outcome.comments
+    vae.decoder.forward = forward  # its own, as such an extension leaves it
+    vae.undivided.clear()
+    assert not drawn(host, {"enlarge": enlarge}).comments and (32, 32) not in vae.undivided
 
 
 def test_another_extensions_decode_stays(host, vae):
