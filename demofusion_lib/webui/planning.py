@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from . import given
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases, readable
 from .families import family_of, is_guided, plain_sampler, solver_name
+from .hosts import is_forge
 from .options import MAX_SIDE, check_side
 from .tiling import wraps
 
@@ -83,6 +85,7 @@ def plan_of(p: Any, settings: Params) -> Plan:
             of_picture["masked_levels"] = levels_behind_mask(p)
     return Plan(
         settings, drawn_lat, p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
+        passes=1 if is_forge() and math.isclose(p.cfg_scale, 1) else 2,  # the first host asks for both always
         phase_solver=phase_solver, levels_of_phases=levels_of_phases,
         passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1, **of_picture,
     )  # fmt: skip

@@ -126,6 +126,22 @@ def test_each_patch_is_a_chunk_of_its_own(host, reforge):
         assert options["sigmas"].shape == (1,)
 
 
+def test_the_base_image_is_foretold_without_negative_prompts_at_cfg_1(host, as_forge):
+    """The family leaves them out there, the first host does not."""
+    planning = importlib.import_module("demofusion_lib.webui.planning")
+    settings = host.params.Params.from_names({"enabled": True, "scale": 2})
+
+    def foretold(cfg_scale):
+        p = host.generation({"scale": 2}, **SIZE, cfg_scale=cfg_scale)
+        drawn = host.txt2img(None, **SIZE, cfg_scale=cfg_scale)
+        rows = sum(len(call.x) for call in drawn.base.calls)
+        return planning.plan_of(p, settings).base_evaluations, rows
+
+    assert foretold(1) == (2 * SIZE["steps"], 2 * SIZE["steps"])
+    as_forge("reForge")
+    assert foretold(1) == (SIZE["steps"], SIZE["steps"]) and foretold(5) == (2 * SIZE["steps"], 2 * SIZE["steps"])
+
+
 @pytest.mark.parametrize("kind", ["reForge", "Forge"])
 def test_a_window_of_nan_is_asked_for_once_more(host, as_forge, kind):
     """In the precision that it was asked in, and the note says nothing else."""

@@ -51,7 +51,7 @@ def test_the_picture_is_drawn_again_from_its_infotext(webui: WebUI) -> None:
     ("settings", "words"),
     [
         ({"phase_sampler": "Eulr"}, "phase_sampler is 'Eulr', allowed: same, DPM++ 2M, "),
-        ({"phase_scheduler": "Karr"}, "phase_scheduler is 'Karr', allowed: same, Automatic, Uniform, Karras, "),
+        ({"phase_scheduler": "Karr"}, "phase_scheduler is 'Karr', allowed: same, Automatic, "),
         (
             {"phase_sampler": "DDIM", "phase_scheduler": "Karras"},
             "phase_scheduler is 'Karras', allowed with DDIM: same",

@@ -133,6 +133,8 @@ def test_steps_without_uncond(webui: WebUI, sampler: str, skipping: dict[str, An
 @pytest.mark.usefixtures("needs_response")
 @pytest.mark.parametrize("skipping", SKIPPING)
 def test_steps_without_uncond_count(webui: WebUI, skipping: dict[str, Any]) -> None:
+    if webui.draw(steps=4).picture.tobytes() == webui.draw(steps=4, **skipping).picture.tobytes():
+        pytest.skip("the webui itself draws the same with it")
     assert mean_apart(webui.enlarge({"steps": 4}).picture, webui.enlarge({"steps": 4, **skipping}).picture) > FAINT
 
 

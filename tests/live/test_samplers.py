@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from .client import FAINT, REQUEST, Answer, WebUI, assert_drawn, mean_apart
+from .client import FAINT, REQUEST, SETTINGS, Answer, WebUI, assert_drawn, mean_apart
 
 SIZE = (128, 128)
 REPEATED = ("Euler", "Euler a", "DPM++ SDE", "DPM++ 2M SDE", "Restart", "DDIM", "UniPC", "LCM")
@@ -20,6 +20,10 @@ def assert_enlarged(large: Answer, base: Answer) -> None:
 
 def test_every_sampler_draws(webui: WebUI, sampler: str) -> None:
     fields = {"sampler_name": sampler, "steps": 4}
+    asked = webui.try_draw(SETTINGS, **fields)
+    if asked.status == 422 and webui.is_forge:
+        assert f"the sampler is '{sampler}', allowed: DPM++ 2M, " in asked.detail
+        pytest.skip("the webui adds it to those of the first, and it is refused by name")
     large = webui.enlarge(fields)
     assert f"Sampler: {sampler}" in large.infotexts[0], "the webui drew with another sampler"
     assert_enlarged(large, webui.draw(**fields))

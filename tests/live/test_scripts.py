@@ -8,15 +8,22 @@ from .client import WebUI, apart, choice_index
 
 pytestmark = pytest.mark.once
 XYZ = "x/y/z plot"
+CHOSEN = {
+    "Draw legend": False, "Include Sub Images": True, "Include Sub Grids": False, "Keep -1 for seeds": False,
+    "Use text inputs instead of dropdowns": True,
+}  # fmt: skip
+"""Of its arguments, of which reForge's has more than the first webui's."""
 
 
 def plot(webui: WebUI, x: tuple[str, str], y: tuple[str, str] = ("Nothing", "")) -> dict[str, object]:
-    """The request fields of a plot that returns its single pictures too: 18 arguments, in the script's order."""
+    """The request fields of a plot that returns its single pictures too."""
     axes: list[object] = []
     for number, (kind, values) in enumerate((x, y, ("Nothing", ""))):
         axes += [choice_index(webui, XYZ, 3 * number, kind), values, None]
-    legend, lone_images, grids, keep_random, vary = False, True, False, False, [False] * 3
-    return {"script_name": XYZ, "script_args": [*axes, legend, lone_images, grids, keep_random, *vary, 0, True]}
+    (script,) = (info for info in webui.ask("script-info") if info["name"] == XYZ and not info["is_img2img"])
+    others = {arg["label"]: arg["value"] for arg in script["args"][len(axes) :]}
+    others |= {name: value for name, value in CHOSEN.items() if name in others}
+    return {"script_name": XYZ, "script_args": [*axes, *others.values()]}
 
 
 def test_a_plot_over_seeds_and_steps(webui: WebUI) -> None:
