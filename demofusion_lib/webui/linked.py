@@ -102,10 +102,7 @@ class Net:
     def lent(self, now: Looking) -> Lent:
         if self.hint is None:
             return [(self.net, "timestep_range", OUT)]
-        lent: Lent = [
-            (self.net, "cond_hint_original", self.hint.part(now)), (self.net, "cond_hint", None),
-            (self.net, "control_input", None),
-        ]  # fmt: skip
+        lent: Lent = [(self.net, "cond_hint_original", self.hint.part(now)), (self.net, "cond_hint", None)]
         if now.kind == "shrunk" and getattr(self.net, "timestep_range", None) is not None:
             first, last = self.net.timestep_percent_range
             lent.append((self.net, "timestep_range", None if first <= share_at(now.t) <= last else OUT))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from tests.webui.test_controlnet import LATE, LOCAL, PATHS, SIZES, SQUARE, expected, near
 
@@ -333,6 +334,18 @@ def test_a_hint_that_no_unit_has_set(host, cn, as_forge):
         middle = picture[..., (size[1] - size[0]) // 2 :][..., : size[0]]
         larger = F.interpolate(middle, size=SQUARE, mode="bicubic").clamp(0, 1)
         assert near((first.guided - other.guided) / level(first, host.model)[1], cn.linear(larger))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (90, 333)], ids=str)
+def test_pictures_given_to_img2img_have_the_maps_of_their_phases(host, cn, as_forge, size):
+    as_forge("reForge")
+    script = controlling.script_of(host, "reForge", unit())
+    picture = Image.new("RGB", size, (200, 90, 30))
+    p = host.of_picture(picture, LOCAL, scripts=(script,), width=size[0], height=size[1], denoising_strength=0.8)
+    outcome = host.run(p)
+    assert outcome.error is None and not host.swallowed and "DemoFusion stopped" not in outcome.infotext
+    assert "enlarged from" not in outcome.infotext
+    assert cn.FOUND[-1][:2] == outcome.sizes[0][::-1] and script.calls
 
 
 @pytest.mark.parametrize("images", [1, 2])
