@@ -25,7 +25,7 @@ from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
 from ..plan import Plan
 from ..targets import LATENT_PX
 from .enlarging import Coder
-from .maps import BASE_ONLY, PHASES_ONLY, Lent, Plane, is_tile, lending, option_of, share_at, sizes_px
+from .maps import BASE_ONLY, PHASES_ONLY, Lent, Plane, is_tile, lending, option_of, share_at, sizes_px, whole_steps
 
 MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")
 """Kinds of units that have a map of the picture, as the extension names them."""
@@ -71,7 +71,7 @@ class Unit:
         ]
         if kind_name(param) == "Controlllite":
             for module in param.control_model.modules.values():
-                lent += [(module, "cond_image", hint * 2 - 1), (module, "cond_emb", None)]
+                lent += [(module, "cond_image", whole_steps(module, hint * 2 - 1)), (module, "cond_emb", None)]
         if kind_name(param) == "T2I_Adapter":
             lent += [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
             if param.cfg_injection:  # the extension would repeat what it takes for one map

@@ -18,13 +18,12 @@ import torch.nn.functional as F
 
 from ..core import Looking
 from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, middle, part_of
-from .maps import Lent, Plane, lending, share_at
+from .maps import Lent, Plane, lending, share_at, whole_steps
 
 CONTROL, ASKED = "control", "control_model"
 """What the UNet is told: what they answer, and in Forge the first of them."""
 OUT = (-1.0, float("inf"))
 """A range of noise levels, `(highest, lowest)`, that nothing lies in."""
-
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Of a phase: see `maps.sizes_px`."""
 
@@ -155,7 +154,8 @@ class Linked:
         for lite, plane in self._lites(options):
             shown = plane.part(now) * 2 - 1
             for module in lite.modules.values():
-                lent += [(module, "cond_image", shown), (module, "cond_emb", None), (module, "num_steps", 0)]
+                lent += [(module, "cond_image", whole_steps(module, shown)), (module, "cond_emb", None)]
+                lent.append((module, "num_steps", 0))
                 if not is_due(module, now):
                     lent.append((module, "forward", torch.zeros_like))
         return lending(lent)

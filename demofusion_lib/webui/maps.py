@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..core import Looking, Phase
 from ..plan import Plan
@@ -85,6 +86,15 @@ def sizes_px(plan: Plan, phase: Phase) -> tuple[tuple[int, int], tuple[int, int]
 def share_at(t: float) -> float:
     """Of the way from noise to picture, which units begin and end by."""
     return min(1.0, max(0.0, 1 - t / LAST_T))
+
+
+def whole_steps(lite: Any, image: torch.Tensor) -> torch.Tensor:
+    """What a ControlLLLite's module is shown, `(n, 3, height, width)`, so that it answers for each token of the UNet's: the UNet
+    halves a size and rounds up, the module's convolutions round down."""
+    step = 4 * 2 ** getattr(lite, "depth", 1)
+    height, width = image.shape[-2:]
+    beyond = (0, -width % step, 0, -height % step)
+    return F.pad(image, beyond, mode="replicate") if any(beyond) else image
 
 
 def option_of(unit: Any) -> str:

@@ -60,7 +60,8 @@ class ControlNet:
         return 7 + (self.previous_controlnet.inference_memory_requirements(dtype) if self.previous_controlnet else 0)
 
     def get_control(self, x_noisy, t, cond, batched_number):
-        previous = self.previous_controlnet
+        previous, options = self.previous_controlnet, self.transformer_options
+        assert batched_number == len(options["cond_or_uncond"]), "chunks"
         before = None if previous is None else previous.get_control(x_noisy, t, cond, batched_number)
         return self.own(x_noisy, t, cond, batched_number, before)
 
@@ -113,6 +114,7 @@ class ControlNetOfReforge(ControlNet):
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         previous = self.previous_controlnet
         asked = x_noisy, t, cond, batched_number, transformer_options
+        assert batched_number == len(transformer_options["cond_or_uncond"]), "chunks"
         return self.own(x_noisy, t, cond, batched_number, None if previous is None else previous.get_control(*asked))
 
     def merged(self, answer, before):

@@ -381,3 +381,25 @@ def test_a_fault_of_the_scripts_own_is_named(host, as_forge):
     script = controlling.script_of(host, "Forge", unit(module="inpaint_only"))  # without a mask
     outcome = host.txt2img(LOCAL, scripts=(script,))
     assert "a unit of ControlNet's is left out of phase 2 (" in outcome.infotext
+
+
+def level_sizes(height, width, levels=4):
+    """Of a UNet, whose halving convolutions round up."""
+    sizes = [(height, width)]
+    for _ in range(levels - 1):
+        sizes.append(tuple(-(-length // 2) for length in sizes[-1]))
+    return sizes
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("size", [(64, 64), (54, 40), (13, 9)], ids=str)
+def test_a_controllllite_answers_for_each_token(host, depth, size):
+    """Its convolutions, as they are for each depth; what is beyond the picture is at the right and below."""
+    maps = importlib.import_module("demofusion_lib.webui.maps")
+    strides = {1: (4, 2), 2: (4, 4), 3: (4, 4, 2)}[depth]
+    lite = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, stride, stride) for stride in strides))
+    lite.depth = depth
+    image = torch.rand(1, 3, *(8 * length for length in size))
+    shown = maps.whole_steps(lite, image)
+    assert tuple(lite(shown).shape[-2:]) == level_sizes(*size)[depth - 1]
+    assert torch.equal(shown[..., : image.shape[-2], : image.shape[-1]], image)

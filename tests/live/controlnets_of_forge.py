@@ -14,7 +14,11 @@ import torch
 from modules import sd_models, shared  # noqa: TID251
 from safetensors.torch import save_file
 
-NAMES = {"controlnet": "demofusion-test-control", "lllite": "demofusion-test-lllite"}
+NAMES = {
+    "controlnet": "demofusion-test-control", "adapter": "demofusion-test-adapter", "lllite": "demofusion-test-lllite",
+}  # fmt: skip
+BLOCKS = 12
+"""Of an SD 1, which is what an adapter of the other layout is made for."""
 
 
 def own(name: str) -> Any:
@@ -38,6 +42,8 @@ def install(p: Any) -> dict[str, str]:
     model, folder = loaded(), Path(own("modules_forge.shared").controlnet_dir)
     end = "xl" if shared.sd_model.is_sdxl else "sd15"
     made = {"controlnet": controlnet(model), "lllite": lllite(model.diffusion_model)}
+    if len(model.diffusion_model.input_blocks) == BLOCKS:
+        made["adapter"] = adapter(model.diffusion_model)
     for kind, state in made.items():
         state = {key: value.float().contiguous().cpu() for key, value in state.items()}
         save_file(state, folder / f"{NAMES[kind]}-{end}.safetensors")
@@ -52,6 +58,7 @@ def install(p: Any) -> dict[str, str]:
     known_as = {
         kind: next(n for n in names.get_all_controlnet_names() if n.startswith(f"{name}-{end}"))
         for kind, name in NAMES.items()
+        if kind in made
     }
     return {**known_as, "none": "None"}
 
@@ -81,6 +88,13 @@ def controlnet(model: Any) -> dict[str, torch.Tensor]:
         elif name.startswith(("input_hint_block", "zero_convs", "middle_block_out")):
             value.zero_()
     return state
+
+
+def adapter(unet: Any) -> dict[str, torch.Tensor]:
+    name = "ldm_patched.t2ia.adapter" if "ldm_patched.t2ia.adapter" in sys.modules else "backend.nn.cnets.t2i_adapter"
+    channels = [unet.model_channels * n for n in (1, 2, 4, 4)]
+    model = own(name).Adapter(channels=channels, nums_rb=2, cin=192, ksize=1, sk=True, use_conv=False, xl=False)
+    return {key: value * 1.5 for key, value in model.state_dict().items()}
 
 
 def lllite(unet: Any) -> dict[str, torch.Tensor]:
