@@ -16,8 +16,8 @@ PIECEWISE = ("sd_upscale.py", "outpainting_mk_2.py", "poor_mans_outpainting.py",
 BENEATH = {"ICLightScript": "IC-Light"}
 """By their classes, scripts that give the UNet another picture beside all of this one. Their first argument says whether they
 are on, alone or in a mapping of names."""
-OWN = Path(__file__).resolve().parents[2].name
-"""The folder that this extension lies in, which is its name."""
+OWN = Path(__file__).resolve().parents[2]
+"""The folder that this extension lies in, wherever a link to it may be."""
 TOLD = 120
 
 
@@ -47,8 +47,8 @@ def failed_since(before: Sequence[Any]) -> dict[str, str]:
         if any(record is one for one in before):
             continue
         frames = (Path(str(place).partition(", line ")[0]).resolve() for place, _ in record["traceback"])
-        name = next(filter(None, map(name_at, frames)), "")
-        if name and name != OWN:
+        name = next(filter(None, (name_at(file) for file in frames if OWN not in file.parents)), "")
+        if name:
             faults.setdefault(name, (str(record["exception"]).strip().splitlines() or ["no message"])[0][:TOLD])
     return faults
 

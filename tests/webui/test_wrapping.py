@@ -3,6 +3,7 @@
 import functools
 import importlib
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,7 +126,10 @@ def test_an_extension_that_fails_in_the_phases_alone_is_named(host, tmp_path):
     file.write_text("def masked(params):\n    params.x[..., 0] = params.x.new_zeros(16)\n", encoding="utf-8")
     names = {}
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
-    host.extensions.extensions.append(types.SimpleNamespace(name="sd-webui-of-one-size", path=str(tmp_path)))
+    link = tmp_path.with_name("ours")
+    link.symlink_to(Path(importlib.import_module("demofusion_lib").__file__).parents[1])
+    for name, path in (("ours", link), ("sd-webui-of-one-size", tmp_path)):
+        host.extensions.extensions.append(types.SimpleNamespace(name=name, path=str(path)))
     host.script_callbacks.on_cfg_denoised(names["masked"])
     outcome = host.txt2img(SETTINGS)
     told = "the extension sd-webui-of-one-size failed in the phases, which were drawn without it (The expanded size"
