@@ -7,6 +7,7 @@ less is drawn anew, which costs time; one that took over another picture's laten
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import os
 from collections.abc import Mapping
@@ -75,6 +76,8 @@ def _feed(digest: Any, value: Any, depth: int = 0) -> None:
         _feed(digest, value.detach().float().cpu().numpy(), depth + 1)
     elif isinstance(value, np.ndarray):
         _feed(digest, [str(value.dtype), value.shape, value.tobytes()], depth + 1)
+    elif isinstance(value, enum.Enum):  # as ControlNet's units have them
+        _feed(digest, value.name, depth + 1)
     elif hasattr(value, "__dict__") and not callable(value):
         _feed(digest, vars(value), depth + 1)
     else:

@@ -1,5 +1,6 @@
 """Finished phases that are held in memory: what a later run takes over of them, to the bit, and what it must not."""
 
+import enum
 import importlib
 
 import numpy as np
@@ -177,6 +178,9 @@ def test_another_model_is_not_taken(host):
     assert TOLD not in host.txt2img({"scale": 2}, **SIZE).comments
 
 
+Mode = enum.Enum("Mode", "CROP FILL")
+
+
 class Another:
     """An extension whose settings nobody else knows."""
 
@@ -206,7 +210,7 @@ class Another:
     [
         (0.5, 0.6), ("a", "b"), ({"weight": 1.0}, {"weight": 0.5}), (np.zeros((2, 2, 3)), np.ones((2, 2, 3))),
         (importlib.import_module("PIL.Image").new("L", (2, 2), 0), importlib.import_module("PIL.Image").new("L", (2, 2), 1)),
-        (torch.zeros(3), torch.ones(3)),
+        (torch.zeros(3), torch.ones(3)), ({"mode": Mode.CROP}, {"mode": Mode.FILL}),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
