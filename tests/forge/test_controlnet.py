@@ -44,15 +44,16 @@ def added(host, kind, units, settings, phase=0, **fields):
 
 
 FAMILIES = {
-    "eps": ({}, "Euler"), "v": ({"parameterization": "v"}, "Heun"), "SDXL": ({"sdxl": True}, "Euler"), "DDIM": ({}, "DDIM"),
+    "eps": ({}, "Euler", "reForge"), "eps, Forge": ({}, "Euler", "Forge"),
+    "v": ({"parameterization": "v"}, "Heun", "reForge"), "SDXL": ({"sdxl": True}, "Euler", "Forge"),
+    "DDIM": ({}, "DDIM", "reForge"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("path", PATHS)
-def test_a_linear_map_of_the_hint_is_that_of_the_whole_plane(host, cn, as_forge, path, family, kind):
-    model, sampler = FAMILIES[family]
+def test_a_linear_map_of_the_hint_is_that_of_the_whole_plane(host, cn, as_forge, path, family):
+    model, sampler, kind = FAMILIES[family]
     host.install(**model)
     as_forge(kind)
     settings = {**LATE, **PATHS[path], "scale": 2}
@@ -72,9 +73,8 @@ def test_calls_cut_up_for_want_of_memory(host, cn, as_forge, most_chunks):
     assert near(found, 3 * 2 * 0.5 * cn.linear(cn.picture(*SQUARE)).expand_as(found))  # CFG, the weights' sum
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", ["local", "mixed"])
+@pytest.mark.parametrize(("path", "kind"), [("local", "Forge"), ("mixed", "reForge")])
 def test_at_every_shape_the_hint_is_where_the_picture_is(host, cn, as_forge, path, size, kind):
     as_forge(kind)
     change, (width, height), whole, (top, left) = SIZES[size]
@@ -166,8 +166,9 @@ def test_units_for_the_base_image_alone_and_for_the_phases_alone(host, as_forge,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", ["end", "error", "interrupt"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("ending", "kind"), [("end", "Forge"), ("end", "reForge"), ("error", "Forge"), ("interrupt", "reForge")]
+)
 def test_afterwards_all_is_as_it_was(host, as_forge, kind, ending):
     as_forge(kind)
     model, script = host.model, controlling.script_of(host, kind, unit(), unit("adapter"), unit("lite"))
