@@ -42,7 +42,7 @@ FLOW = frozenset(("is_api", "batch_index", "txt2img_upscale"))
 """Attributes of a processing object that are none of its fields and leave the picture as it is."""
 BY_SIZES = ("scale", "target_width", "target_height", "plan", "sdxl_size")
 """Settings that say no more of a phase than its own size and those before it."""
-MOST_DEPTH = 8
+MOST_DEPTH = 16
 
 
 class Unknown(Exception):

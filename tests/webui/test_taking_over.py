@@ -2,6 +2,7 @@
 
 import enum
 import importlib
+import types
 
 import numpy as np
 import pytest
@@ -181,6 +182,11 @@ def test_another_model_is_not_taken(host):
 Mode = enum.Enum("Mode", "CROP FILL")
 
 
+def unit(mode):
+    """As ControlNet's."""
+    return types.SimpleNamespace(mode=mode, images=[{"image": np.zeros((2, 2, 3)), "mask": None}])
+
+
 class Another:
     """An extension whose settings nobody else knows."""
 
@@ -210,7 +216,7 @@ class Another:
     [
         (0.5, 0.6), ("a", "b"), ({"weight": 1.0}, {"weight": 0.5}), (np.zeros((2, 2, 3)), np.ones((2, 2, 3))),
         (importlib.import_module("PIL.Image").new("L", (2, 2), 0), importlib.import_module("PIL.Image").new("L", (2, 2), 1)),
-        (torch.zeros(3), torch.ones(3)), ({"mode": Mode.CROP}, {"mode": Mode.FILL}),
+        (torch.zeros(3), torch.ones(3)), (unit(Mode.CROP), unit(Mode.FILL)),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
