@@ -101,8 +101,10 @@ def reached_by_keyboard(page: Page, ours: str, parts: str) -> list[str]:
     for _ in range(90):
         page.keyboard.press("Tab")
         element = page.evaluate(
-            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : ['', ''] }"
+            "() => { const a = document.activeElement, b = a.closest('[id^=demofusion]'); return b ? [b.id, a.className] : [a === document.body ? '-' : '', ''] }"
         )
+        if element[0] == "-":  # the list of a dropdown that scrolls, which the focus has closed; it goes on from there
+            continue
         if not element[0]:
             break
         reached.append(element[0])
