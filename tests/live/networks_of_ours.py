@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,23 @@ def reload() -> None:
         return
     shared.reload_hypernetworks()
     sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+
+
+def save_loras(p: Any, parts: dict[str, str]) -> list[str]:
+    """The LoRA by each name, of it the keys in which a pattern is found, for good. Their names as prompts have them."""
+    os.makedirs(shared.cmd_opts.lora_dir, exist_ok=True)
+    for name, part in parts.items():
+        state = {key: value for key, value in lora().items() if re.search(part, key)}
+        save_file(state, os.path.join(shared.cmd_opts.lora_dir, f"{name}.safetensors"))
+    reload()
+    return list(parts)
+
+
+def remove_loras(p: Any, names: list[str]) -> list[str]:
+    for name in names:
+        os.remove(os.path.join(shared.cmd_opts.lora_dir, f"{name}.safetensors"))
+    reload()
+    return names
 
 
 @contextlib.contextmanager

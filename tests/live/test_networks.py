@@ -26,7 +26,7 @@ try:
     exec(compile({networks!r}, "networks_of_ours.py", "exec"), names)
 finally:
     del sys.modules["reckoning"]
-answer = names["reckon_networks"](p, *{arguments!r})
+answer = names[{function!r}](p, *{arguments!r})
 return Processed(p, [], infotexts=[__import__("json").dumps(answer)])
 """
 
@@ -41,6 +41,13 @@ WITHOUT = {
 
 OF_FORGE = {"no LoRA": "a red disc", "the LoRA alike in both": f"a red disc <lora:{NAME}:0.8>"}
 """Its family has no hypernetworks, and Forge takes embeddings of the real encoders' widths alone."""
+
+
+def code_of(function: str, *arguments: Any) -> str:
+    """Python for the script that runs it: what a function of `networks_of_ours.py` answers."""
+    sources = ((HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("reckoning", "networks_of_ours"))
+    reckoning, networks = sources
+    return RUN.format(reckoning=reckoning, networks=networks, function=function, arguments=arguments)
 
 
 def test_the_phases_have_the_prompts_networks_and_embeddings(exact: WebUI) -> None:  # noqa: F811

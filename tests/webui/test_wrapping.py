@@ -43,20 +43,36 @@ class WrapsUnmarked(Wraps):
     follows_demofusion = False
 
 
+class Belongs:
+    """To an object that says that it asks."""
+
+    follows_demofusion = True
+
+    def __init__(self, unet):
+        self.forward, unet.forward = unet.forward, self.wrapped
+
+    def wrapped(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+
+def hook_after(unet):
+    unet.register_forward_hook(lambda module, given, answer: None)
+
+
 def hook(unet):
     unet.register_forward_pre_hook(lambda module, given: None)
 
 
 @pytest.mark.parametrize(("put", "named"), [
-    (wrap, True), (hook, True), (WrapsUnmarked, True), (lambda unet: wrap(unet, mark="yes"), True),
+    (wrap, True), (hook, True), (hook_after, True), (Belongs, False), (WrapsUnmarked, True), (lambda unet: wrap(unet, mark="yes"), True),
     (lambda unet: wrap(unet, mark=True), False), (Wraps, False), (bound, False), (lambda unet: None, False),
-], ids=["function", "hook", "object", "another mark", "marked", "marked object", "its own", "none"])  # fmt: skip
+], ids=["function", "hook", "hook after", "of a marked object", "object", "another mark", "marked", "marked object", "its own", "none"])  # fmt: skip
 def test_by_the_file_that_it_comes_from_unless_it_says_that_it_asks(host, put, named):
     unet = host.model.model.diffusion_model
     put(unet)
     outcome = host.txt2img(SETTINGS)
     assert (f"what another extension (test_wrapping.py) {TOLD}" in outcome.infotext) == named
-    assert (TOLD in outcome.comments) == named
+    assert (TOLD in outcome.comments) == named and WITHIN not in outcome.infotext
     assert not host.swallowed and outcome.sizes == [(256, 256)]
 
 
@@ -97,11 +113,15 @@ def wrap_part(unet):
     part.forward = functools.partial(lambda forward, *args: forward(*args), part.forward)
 
 
+def hook_before_part(unet):
+    unet[0].register_forward_pre_hook(lambda module, given: None)
+
+
 def hook_part(unet):
     unet[0].register_forward_hook(lambda module, given, answer: None)
 
 
-@pytest.mark.parametrize("put", [wrap_part, hook_part])
+@pytest.mark.parametrize("put", [wrap_part, hook_part, hook_before_part])
 def test_what_sits_within_the_unet_is_asked_as_the_webui_asks_it(host, put):
     """One window of every row a call: prompts, then negative prompts, whose places it may tell them by."""
     apart = host.txt2img({**SETTINGS, "window_batch": 16}, batch_size=2)
