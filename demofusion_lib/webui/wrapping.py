@@ -16,11 +16,11 @@ OF_HOST = ("modules", "ldm", "sgm", "torch", "lowvram", "hypertile", "ldm_patche
 def wrappers(unet: Any, known: Any = None) -> Iterator[Any]:
     """Functions around the UNet that take what it is given for the whole picture.
 
-    known: ControlNet's object in it, whose own wrapper is looked through.
+    known: ControlNet's object in it, whose own wrapper is looked through; not what an earlier run's object has left beneath it.
     """
     forward = vars(unet).get("forward")
     globals_known = getattr(getattr(type(known), "hook", None), "__globals__", None)
-    while forward is not None and globals_known is not None and _function(forward).__globals__ is globals_known:
+    if forward is not None and globals_known is not None and _function(forward).__globals__ is globals_known:
         forward = getattr(known, "original_forward", None)
     hooks = [*getattr(unet, "_forward_pre_hooks", {}).values(), *getattr(unet, "_forward_hooks", {}).values()]
     for function in (forward, *hooks):

@@ -94,6 +94,16 @@ def test_controlnet_is_looked_through(host):
     assert f"test_wrapping.py) {TOLD}" in outcome.infotext
 
 
+def test_what_controlnet_left_of_a_run_that_failed_is_named(host):
+    """Its two tabs have an object each: that of the other one knows nothing of it, and wraps it."""
+    cn, unet = importlib.import_module("controlling"), host.model.model.diffusion_model
+    cn.UnetHook(host.model, unet, []).hook()
+    forward = unet._original_forward
+    unet.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    unet.forward = types.FunctionType(unet.forward.__code__, vars(cn), closure=unet.forward.__closure__)
+    assert TOLD in host.txt2img(SETTINGS, scripts=(cn.Script(host, cn.unit()),)).infotext
+
+
 def test_whoever_asks_is_told_in_every_call_of_a_phase_and_in_no_other(host):
     seen = []
     host.model.hooks.on_call = lambda n: seen.append(looking())
