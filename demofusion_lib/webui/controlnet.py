@@ -46,6 +46,18 @@ def kind_name(param: Any) -> str:
     return str(getattr(param.control_model_type, "name", ""))
 
 
+def shown_anew(param: Any, hint: torch.Tensor) -> Lent:
+    """What makes kinds of models that keep the map by themselves, or what they have made of it, see another."""
+    if kind_name(param) == "T2I_Adapter":
+        return [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
+    if kind_name(param) != "Controlllite":
+        return []
+    image = hint * 2 - 1
+    modules = list(param.control_model.modules.values())
+    shown: Lent = [(module, "cond_image", whole_steps(module, image)) for module in modules]
+    return [*shown, *((module, "cond_emb", None) for module in modules)]
+
+
 @dataclass
 class Unit:
     """One unit in one phase. hint: its map. latent: what the extension would encode of it. inpainted: what it would put in
@@ -69,15 +81,12 @@ class Unit:
             (param, "used_hint_cond_latent", latent),
             (param, "used_hint_inpaint_hijack", inpainted),
         ]
-        if kind_name(param) == "Controlllite":
-            for module in param.control_model.modules.values():
-                lent += [(module, "cond_image", whole_steps(module, hint * 2 - 1)), (module, "cond_emb", None)]
-        if kind_name(param) == "T2I_Adapter":
-            lent += [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
-            if param.cfg_injection:  # the extension would repeat what it takes for one map
-                asked = torch.tensor([not no for no in now.negative]).to(hint)[:, None, None, None]
-                region = asked if region is None else region.to(hint) * asked
-                lent.append((param, "cfg_injection", False))
+        lent += shown_anew(param, hint)
+        if kind_name(param) == "T2I_Adapter" and param.cfg_injection:
+            # the extension would repeat what it takes for one map
+            asked = torch.tensor([not no for no in now.negative]).to(hint)[:, None, None, None]
+            region = asked if region is None else region.to(hint) * asked
+            lent.append((param, "cfg_injection", False))
         if region is not None:
             lent.append((param, "effective_region_mask", region))
         return lent
@@ -118,8 +127,23 @@ class ControlNet:
             mark(p.uc, False)
 
     def first(self) -> contextlib.AbstractContextManager[None]:
-        """While phase 1 is drawn: without the units that are for the phases alone."""
-        return lending(self._without([param for param, unit in self.pairs if option_of(unit) == PHASES_ONLY]))
+        """While phase 1 is drawn: without the units that are for the phases alone, the others' maps in its size."""
+        out = [param for param, unit in self.pairs if option_of(unit) == PHASES_ONLY]
+        drawing = [(i, *pair) for i, pair in enumerate(self.pairs) if not any(pair[0] is one for one in out)]
+        lent = [one for each in drawing for one in self._resized(*each)]
+        return lending([*lent, *self._without(out)])
+
+    def _resized(self, index: int, param: Any, unit: Any) -> Lent:
+        """A unit's map where phase 1 is drawn behind a mask: the extension has found it in the size of the tab."""
+        height_lat, width_lat = self.plan.first_lat
+        size_px, base = (height_lat * LATENT_PX, width_lat * LATENT_PX), getattr(param, "hint_cond", None)
+        mapped = kind_name(param) in MAPPED and isinstance(base, torch.Tensor) and base.ndim == 4
+        if not self.plan.masked or not mapped or base.shape[2:] == size_px:
+            return []
+        first = Phase(number=1, last=1, scale=1.0, height_lat=height_lat, width_lat=width_lat, dilation=1)
+        hint = self._map(index, param, unit, first, SMOOTH if base.shape[1] > 3 else kind_of(base)).to(base)
+        made = [(param, name, None) for name in ("used_hint_cond_latent", "used_hint_inpaint_hijack")]
+        return [(param, "used_hint_cond", hint), *made, *shown_anew(param, hint)]
 
     @contextlib.contextmanager
     def phase(self, phase: Phase, before: torch.Tensor) -> Iterator[None]:

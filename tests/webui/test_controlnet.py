@@ -411,3 +411,25 @@ def test_an_ip_adapters_region_is_cut_to_the_tokens_of_each_window(host, cn, fac
     for share, (rows, cols) in zip(shares, ((slice(8, 24), slice(8, 32)), (slice(0, 16), slice(24, 48)))):
         whole = region[0, 0, ::8, ::8][rows, cols][::factor, ::factor]
         assert torch.equal(share, whole[..., None].expand_as(share))
+
+
+@pytest.mark.parametrize("kind", ["ControlNet", "T2I_Adapter", "Controlllite"])
+@pytest.mark.parametrize("given", [{}, {"broken": True}], ids=["found", "enlarged"])
+def test_behind_a_mask_phase_1_has_maps_of_its_own_size(host, cn, kind, given, monkeypatch):
+    """Drawn at the model's size, or as a crop, it is not of the tab's size, in which the extension has found them."""
+    from PIL import Image
+
+    linear, shown = cn.linear, []
+    monkeypatch.setattr(cn, "linear", lambda hint: linear(shown.append(hint) or hint))
+    masked = {"mask": Image.new("L", (48, 32), 255), "mask_blur": 0, "inpaint_full_res": False, "inpainting_fill": 1}
+    fields = {"width": 48, "height": 32, "steps": 2, **masked}
+    script, picture = cn.Script(host, cn.unit(kind, **given)), Image.new("RGB", (48, 32), "gray")
+    outcome = host.run(host.of_picture(picture, {"preset": "none", "scale": 4}, scripts=(script,), **fields))
+    assert outcome.error is None and bool(host.swallowed) == bool(given) and outcome.sizes == [(192, 128)]
+    assert ("is enlarged from the base image's" in outcome.infotext) == bool(given)
+    height, width = (8 * cells for cells in outcome.base.calls[0].x.shape[-2:])
+    assert (height, width) != (32, 48)
+    plane = cn.picture(height, width)
+    if given:
+        plane = F.interpolate(cn.picture(32, 48), (height, width), mode="bicubic").clamp(0, 1)
+    assert shown[0].shape == plane.shape and torch.allclose(shown[0], plane, atol=1e-5)
