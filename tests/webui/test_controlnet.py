@@ -385,6 +385,11 @@ def test_tile_units_are_shown_what_the_phase_before_has_drawn(host, cn, images):
     assert near(found, expected.repeat(2, 1, 1, 1))
 
 
+def test_tile_units_keep_their_maps_where_that_is_not_asked(host, cn):
+    found, *_ = added(host, cn, [{"module": "tile_resample", "seed": 2}], LOCAL, width=96)
+    assert near(found, cn.linear(cn.picture(256, 192, seed=2)).repeat(2, 1, 1, 1))
+
+
 def test_a_tile_model_is_known_by_its_name_and_none_is_missed(host, cn):
     added(host, cn, [{"model": "control_v11f1e_sd15_tile [a371b31b]", "module": "none"}], {**LOCAL, "tile_units": True})
     assert not cn.FOUND
