@@ -116,6 +116,10 @@ class Model:
         """As the network takes it."""
         return x / math.sqrt(1 + self.sigma(t) ** 2)
 
+    def skip(self, t: float) -> float:
+        """What the denoised has of what the network is given, beside its output."""
+        return 1 / (1 + self.sigma(t) ** 2) if self.is_v else 1.0
+
     def eps(
         self, patches: torch.Tensor, t: float, size: tuple[int, int], corners: list[tuple[int, int]]
     ) -> torch.Tensor:
@@ -212,8 +216,12 @@ def global_path(model: Model, x: torch.Tensor, t: float, s: int, told: Told) -> 
     places = [(..., slice(i, None, s), slice(j, None, s)) for i in range(s) for j in range(s)]
     eps = model.eps(torch.cat([g[place] for place in places]), t, told.size, [told.dilated] * len(places))
     total = torch.zeros(2, *x.shape[1:])
+    skip = model.skip(t)
     for i, place in enumerate(places):
-        total[place] = x[place] - model.sigma(t) * eps[:, i]
+        denoised = g[place] - model.sigma(t) * eps[:, i]
+        total[place] = denoised + skip * (
+            x[place] - g[place]
+        )  # the output of the network, applied to what is not blurred
     return total
 
 

@@ -68,6 +68,12 @@ def reckon(
     return run(webui, "reckon", (told_px, origin_px), settings, fields)
 
 
+def agree(webui: WebUI) -> float:
+    """Twenty times as much for the tiny SD 2 that predicts v, whose answers guidance takes apart further: 1e-6 at CFG 1 and
+    1e-5 at 5, where a step that begins a timestep off makes 4e-3."""
+    return 20 * AGREE if "-v" in str(webui.options()["sd_model_checkpoint"]) else AGREE
+
+
 @pytest.mark.parametrize(
     ("settings", "steps", "told_px", "origin_px"),
     [
@@ -84,7 +90,7 @@ def test_the_phases_are_as_reckoned(
     fields = {"width": 96, "height": 64, "steps": steps, "override_settings": crop}
     for phase in reckon(exact, settings, fields, told_px, origin_px):
         nearest = min(phase, key=phase.__getitem__)
-        assert nearest == "right" and phase["right"] < AGREE, phase
+        assert nearest == "right" and phase["right"] < agree(exact), phase
         others = {mistake: apart for mistake, apart in phase.items() if mistake != "right"}
         assert all(apart >= DIFFER for apart in others.values()), others
 
@@ -108,7 +114,8 @@ def test_prompts_and_guidance_of_the_phases_own_are_as_reckoned(exact: WebUI, ow
         few = (601.0, 0.25, 300.0 if preset == "draft" else 0.0, preset == "draft", False)
         settings |= {"enlarge": "latent", "steps": 3}
         answer = run(exact, "reckon_few", ((128, 192), few, asked), settings, fields)
-    assert answer.pop("right") < AGREE, answer
+    right = answer.pop("right")
+    assert right < agree(exact), (right, answer)
     assert all(apart >= DIFFER for apart in answer.values()), answer
 
 
@@ -120,5 +127,6 @@ def test_phases_of_few_steps_are_as_reckoned(exact: WebUI, preset: str, until: f
     settings = {"preset": preset, "enlarge": enlarge, "jitter": False, "steps": 3, "scale": 2, "sdxl_size": "final"}
     fields = {"width": 96, "height": 64, "steps": 4}
     answer = run(exact, "reckon_few", ((128, 192), (601.0, 0.25, until, preset == "draft", pixels)), settings, fields)
-    assert answer.pop("right") < (3 * AGREE if pixels else AGREE), answer  # a VAE by tiles rounds otherwise
+    right = answer.pop("right")
+    assert right < (3 if pixels else 1) * agree(exact), (right, answer)
     assert all(apart >= DIFFER for apart in answer.values()), answer
