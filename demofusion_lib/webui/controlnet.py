@@ -42,6 +42,15 @@ def script_of(p: Any) -> Any:
     return None
 
 
+def left_out(p: Any) -> int:
+    """How many units the extension was asked for and draws none of: one that it can't use takes all others with it, which only
+    the webui's console is told of."""
+    for script in getattr(p.scripts, "alwayson_scripts", None) or ():
+        if hasattr(script, "controlnet_main_entry") and getattr(script, "latest_network", 0) is None:
+            return len(getattr(script, "enabled_units", None) or ())
+    return 0
+
+
 def kind_name(param: Any) -> str:
     return str(getattr(param.control_model_type, "name", ""))
 
@@ -112,6 +121,9 @@ class ControlNet:
         self.pairs = list(zip(self.network.control_params, self.script.enabled_units)) if self.script else []
         self.units: list[Unit] = []
         self.picture: torch.Tensor | None = None
+        if count := left_out(p):
+            units = "its unit" if count == 1 else f"all of its {count} units"
+            tell(f"ControlNet draws without {units}, as one can't be used: the webui's console says why")
 
     @property
     def modules(self) -> list[torch.nn.Module]:

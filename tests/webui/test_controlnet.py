@@ -292,6 +292,22 @@ def test_without_units_nothing_is_touched(host, cn):
     assert torch.equal(plain.latents[-1], outcome.latents[-1]) and outcome.infotext == plain.infotext
 
 
+@pytest.mark.parametrize(("count", "units"), [(1, "its unit"), (2, "all of its 2 units")])
+def test_units_that_the_extension_can_not_use_are_told_of(host, cn, count, units):
+    class Refused(cn.Script):
+        def process(self, p, *args):
+            self.enabled_units = list(self.wanted)
+            raise ValueError("no such model")
+
+        def postprocess(self, p, processed, *args):
+            self.enabled_units.clear()
+
+    told = f"ControlNet draws without {units}, as one can't be used"
+    outcome = host.txt2img(LOCAL, scripts=(Refused(host, *[cn.unit()] * count),))
+    assert told in outcome.infotext and told in outcome.comments and outcome.sizes == [(256, 256)]
+    assert "draws without" not in host.txt2img(LOCAL, scripts=(cn.Script(host, cn.unit()),)).infotext
+
+
 def test_prompts_for_parts_of_the_picture_are_asked_with_their_own_map(host, cn):
     """A long one makes calls of its own."""
     regions = [{"prompt": "sea " * 90, "box": [0, 0, 0.5, 0.5]}, {"prompt": "sky", "box": [0.25, 0.5, 1, 1]}]
