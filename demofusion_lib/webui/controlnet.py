@@ -11,24 +11,22 @@ pass of Hires. fix. Units without a map (IP-Adapter, reference, revision) are sh
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from modules import devices, errors, shared
 
-from ..core import Looking, Phase, looking
+from ..core import Looking, Phase
 from ..hints import HOW, LABELS, SMOOTH, at_size, kind_of, part_of
 from ..plan import Plan
 from ..targets import LATENT_PX
 from .enlarging import Coder
-from .maps import BASE_ONLY, PHASES_ONLY, Lent, Plane, is_tile, lending, option_of, share_at, sizes_px, whole_steps
+from .finishing import Pasted, is_finishing
+from .maps import BASE_ONLY, PHASES_ONLY, Lent, Plane, is_tile, lending, option_of, share_at, sizes_px
+from .units import MAPPED, Unit, kind_name, masking, nothing, shown_anew
 
-MAPPED = ("ControlNet", "ControlLoRA", "InstantID", "ControlNetUnion", "T2I_Adapter", "Controlllite")
-"""Kinds of units that have a map of the picture, as the extension names them."""
 SEPARATE = "Each ControlNet unit for each image in a batch"
 
 
@@ -49,66 +47,6 @@ def left_out(p: Any) -> int:
         if hasattr(script, "controlnet_main_entry") and getattr(script, "latest_network", 0) is None:
             return len(getattr(script, "enabled_units", None) or ())
     return 0
-
-
-def kind_name(param: Any) -> str:
-    return str(getattr(param.control_model_type, "name", ""))
-
-
-def shown_anew(param: Any, hint: torch.Tensor) -> Lent:
-    """What makes kinds of models that keep the map by themselves, or what they have made of it, see another."""
-    if kind_name(param) == "T2I_Adapter":
-        return [(param.control_model, "control", None), (param.control_model, "hint_cond", None)]
-    if kind_name(param) != "Controlllite":
-        return []
-    image = hint * 2 - 1
-    modules = list(param.control_model.modules.values())
-    shown: Lent = [(module, "cond_image", whole_steps(module, image)) for module in modules]
-    return [*shown, *((module, "cond_emb", None) for module in modules)]
-
-
-@dataclass
-class Unit:
-    """One unit in one phase. hint: its map. latent: what the extension would encode of it. inpainted: what it would put in
-    the place of an inpainting model's own condition. region: where the unit is to have a say."""
-
-    param: Any
-    hint: Plane | None = None
-    latent: Plane | None = None
-    inpainted: Plane | None = None
-    region: Plane | None = None
-
-    def lent(self, now: Looking) -> Lent:
-        param = self.param
-        if self.hint is None:
-            return self._reference(len(now.views)) if kind_name(param) == "AttentionInjection" else []
-        hint = self.hint.part(now)
-        latent, inpainted = (plane and plane.part(now) for plane in (self.latent, self.inpainted))
-        region = self.region and self.region.part(now)
-        lent: Lent = [
-            (param, "used_hint_cond", hint),
-            (param, "used_hint_cond_latent", latent),
-            (param, "used_hint_inpaint_hijack", inpainted),
-        ]
-        lent += shown_anew(param, hint)
-        if kind_name(param) == "T2I_Adapter" and param.cfg_injection:
-            # the extension would repeat what it takes for one map
-            asked = torch.tensor([not no for no in now.negative]).to(hint)[:, None, None, None]
-            region = asked if region is None else region.to(hint) * asked
-            lent.append((param, "cfg_injection", False))
-        if region is not None:
-            lent.append((param, "effective_region_mask", region))
-        return lent
-
-    def _reference(self, rows: int) -> Lent:
-        """The same picture for every patch: the extension has made as many of it as the base image's calls had rows."""
-        latent = self.param.used_hint_cond_latent
-        whole = [(self.param, "used_hint_cond", self.param.hint_cond)]
-        return (
-            whole
-            if latent is None
-            else [*whole, (self.param, "used_hint_cond_latent", latent[:1].expand(rows, -1, -1, -1))]
-        )
 
 
 class ControlNet:
@@ -342,50 +280,3 @@ class ControlNet:
             if kind_name(param) == "IPAdapter" and mask is not None:
                 lent.append((param.control_model, "apply_effective_region_mask", masking(self._region(mask, phase))))
         return lent
-
-
-def is_finishing(module: str) -> bool:
-    """Whether the extension has something to do to a finished picture."""
-    return "inpaint_only" in module or ("recolor" in module and ("luminance" in module or "intensity" in module))
-
-
-class Pasted:
-    """Puts back what lies outside of an inpaint unit's mask, as the extension does at the base image's size.
-
-    hint: `(1 or images, 4, height, width)`, the mask last. soft_px: how far the mask is widened and softened, odd.
-    original: the extension's own, for pictures of other sizes.
-    """
-
-    def __init__(self, hint: torch.Tensor, soft_px: int, original: Any):
-        mask = F.max_pool2d(hint[:, 3:].gt(0.5).float(), soft_px, 1, soft_px // 2)
-        self.mask = F.avg_pool2d(mask, soft_px, 1, soft_px // 2, count_include_pad=False).cpu()
-        self.picture = hint[:, :3].cpu()
-        self.original = original.original if isinstance(original, Pasted) else original
-
-    def __call__(self, image: torch.Tensor, index: int) -> torch.Tensor:
-        """`image (3, height, width)` in [0, 1]."""
-        if image.shape[-2:] != self.picture.shape[-2:]:
-            answer: torch.Tensor = self.original(image, index)
-            return answer
-        at = index if index < len(self.picture) else 0
-        return torch.lerp(self.picture[at].to(image), image.clip(0, 1), self.mask[at].to(image)).clip(0, 1)
-
-
-def nothing(*_: Any) -> float:
-    """In the place of what a unit adds."""
-    return 0.0
-
-
-def masking(region: Plane) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Of what is added to `(patches, tokens, width)` of an attention, that which lies in the region."""
-
-    def masked(out: torch.Tensor) -> torch.Tensor:
-        now = looking()
-        if now is None:
-            return out
-        height, width = now.shape_lat
-        rows = max(1, round(height * math.sqrt(out.shape[1] / (height * width))))
-        shares = F.interpolate(region.part(now).to(out), size=(rows, out.shape[1] // rows), mode="bilinear")
-        return out * shares.flatten(1)[..., None]
-
-    return masked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ from modules import errors, extra_networks, rng, sd_hijack, sd_models, sd_sample
 
 from ..core import Phase, PhaseEngine, PhaseFusion, WindowBatch
 from ..plan import Plan
+from .borrowing import known_to, lent, unipc_of_order
 from .checks import sampler_is_stochastic
 from .choices import asking, names_in_phases
 from .conditions import CropCorner
@@ -31,101 +32,12 @@ from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
 from .seats import Seat
 from .tiling import Convolutions, as_they_are, wraps
+from .watching import PhaseWatcher
 from .wrapping import within, wrappers
-
-LENT = (
-    "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
-    "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler", "cfg_scale",
-    "mask", "nmask",
-)  # fmt: skip
-"""What a phase sets on the host's processing object; everything is put back, whatever happens."""
-SCHEDULE_KEY = "Schedule type"
-"""Of the infotext: the base image's, but every schedule that is made writes itself there."""
-
-
-class PhaseWatcher:
-    """Keeps what depends on the model calls up to date: how far the phase is, and the host's HyperTile."""
-
-    def __init__(self, progress: Progress, phase: Phase, hypertile: HyperTile, steps: int):
-        self.progress = progress
-        self.phase = phase
-        self.hypertile = hypertile
-        self.steps = steps
-        self.ends = progress.step_ends(phase, steps)
-        self.number = 0
-        self.seen = 0
-
-    def step(self, number: int) -> None:
-        self.seen = 0 if number != self.number else self.seen
-        self.number = number
-        self.progress.step(self.phase, number, self.steps)
-        self.progress.advance(self._rows(number) / self.ends[-1])
-
-    def patches(self, patches: torch.Tensor) -> None:
-        self.hypertile.suit(patches.shape[-2], patches.shape[-1])
-        # more rows or stages than planned end the step's share early, none begins the next one's before it begins
-        before, after = self._rows(self.number), self._rows(self.number + 1)
-        self.progress.advance(min(before + self.seen, after) / self.ends[-1])
-        self.seen += len(patches)
-
-    def _rows(self, steps: int) -> float:
-        """Of the first `steps` steps."""
-        return self.ends[min(steps, self.steps) - 1] if steps else 0.0
 
 
 class PhaseInterrupted(Exception):
     """The user pressed Interrupt or Skip within a phase."""
-
-
-@contextlib.contextmanager
-def lent(p: Any) -> Iterator[None]:
-    missing = object()
-    before = {name: p.__dict__.get(name, missing) for name in LENT}
-    told = p.extra_generation_params.get(SCHEDULE_KEY, missing)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is missing:
-                p.__dict__.pop(name, None)
-            else:
-                setattr(p, name, value)
-        if told is missing:
-            p.extra_generation_params.pop(SCHEDULE_KEY, None)
-        else:
-            p.extra_generation_params[SCHEDULE_KEY] = told
-
-
-@contextlib.contextmanager
-def unipc_of_order(most: int) -> Iterator[None]:
-    """The host's setting lowered: its UniPC refuses fewer steps than that."""
-    values, name = shared.opts.data, "uni_pc_order"
-    order = getattr(shared.opts, name)
-    if order <= most:
-        yield
-        return
-    missing = object()
-    before = values.get(name, missing)
-    values[name] = most
-    try:
-        yield
-    finally:
-        if before is missing:
-            values.pop(name, None)
-        else:
-            values[name] = before
-
-
-@contextlib.contextmanager
-def known_to(sampler: Any, latent: torch.Tensor | None) -> Iterator[None]:
-    """What the host's guided denoiser blends in outside of a mask."""
-    guided = sampler.model_wrap_cfg
-    before = guided.init_latent
-    guided.init_latent = before if latent is None else latent
-    try:
-        yield
-    finally:
-        guided.init_latent = before
 
 
 def back_to_base_model(p: Any) -> bool:

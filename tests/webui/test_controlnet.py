@@ -417,7 +417,7 @@ def test_a_tile_model_is_known_by_its_name_and_none_is_missed(host, cn):
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_an_ip_adapters_region_is_cut_to_the_tokens_of_each_window(host, cn, factor):
     """It counts the base image's tokens by itself, of which a window has as many at another place."""
-    control = importlib.import_module("demofusion_lib.webui.controlnet")
+    control = importlib.import_module("demofusion_lib.webui.units")
     core = importlib.import_module("demofusion_lib.core")
     region = torch.zeros(1, 1, 256, 384)
     region[..., 64:192, 128:] = 1
