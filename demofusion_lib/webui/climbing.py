@@ -19,7 +19,7 @@ from .decoding import DecodingInterrupted, TiledDecode, tiled
 from .enlarging import Coder, Still
 from .forge_controlnet import ForgeControlNet
 from .formats import LIMITS_PX, too_large
-from .given import Given, check_room, is_given, start_of
+from .given import Given, check_room
 from .kept import end_with, keep_images
 from .masks import Masked, is_inpainting
 from .notes import STOPPED_KEY, tell, untell
@@ -28,6 +28,7 @@ from .planning import plan_of
 from .progress import Progress
 from .resuming import Saving, resumed
 from .sampling import PhaseInterrupted, PhaseSampler
+from .starting import is_given, start_of
 from .takeover import Holding
 
 Finished = tuple[int, torch.Tensor]

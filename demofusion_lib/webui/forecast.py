@@ -23,12 +23,12 @@ from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
 from .choices import AUTOMATIC, readable
 from .families import NotLoaded
-from .given import start_of
 from .planning import at_its_base, draws, latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
 from .prompts import check_regions
 from .seen import Picture
 from .speeds import known
+from .starting import start_of
 
 BASE = ""
 """Stands for a setting's name where a mistake is about the base image, or the picture."""

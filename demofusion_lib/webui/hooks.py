@@ -9,7 +9,7 @@ from ..params import SETTINGS, Params
 from ..setting import SettingsError
 from . import takeover
 from .formats import make_savable, name_by_size
-from .given import drop_blank_mask, is_given
+from .given import drop_blank_mask
 from .hosts import check_host
 from .kept import PHASE_KEY, await_file, name_chosen_file, name_file, show_kept
 from .notes import NOTE_KEY, tell
@@ -31,6 +31,7 @@ from .processing import (
 from .progress import leave
 from .prompts import to_infotext
 from .refusal import refusal, refuse
+from .starting import is_given
 from .xyz import axes_of, in_cell, in_plot
 
 ENABLED = SETTINGS[0].name

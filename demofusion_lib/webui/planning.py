@@ -11,7 +11,7 @@ from ..params import Params, named
 from ..plan import Levels, Plan
 from ..setting import SettingsError
 from ..targets import LATENT_PX, heeding_base
-from . import given
+from . import starting
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases, readable
 from .families import family_of, is_guided, plain_sampler, solver_name
@@ -27,9 +27,9 @@ def latent_size(p: Any) -> tuple[int, int]:
 
 def reach(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """`Plan.climb`, as far as this webui draws. Raises SettingsError."""
-    if given.is_given(p):
-        start = given.start_of(p, settings)
-        window_lat, phases = given.reach(start)
+    if starting.is_given(p):
+        start = starting.start_of(p, settings)
+        window_lat, phases = starting.reach(start)
         if start.masked:
             height_lat, width_lat = start.result_lat
             check_side(settings, start.whole_lat, [Phase(1, 1, 1.0, height_lat, width_lat, 1)])
@@ -43,7 +43,7 @@ def reach(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
 
 def draws(p: Any, settings: Params, phases: Sequence[Phase]) -> bool:
     """Whether there is anything to draw: what is small behind a mask may take phase 1 alone."""
-    return bool(phases) or (given.is_given(p) and given.start_of(p, settings).masked)
+    return bool(phases) or (starting.is_given(p) and starting.start_of(p, settings).masked)
 
 
 def settings_of(args: Sequence[Any], p: Any) -> Params:
@@ -62,7 +62,7 @@ def settings_of(args: Sequence[Any], p: Any) -> Params:
 
 def at_its_base(error: SettingsError | None, args: Sequence[Any], p: Any) -> SettingsError | None:
     """What could not be read of `args`, as far as the base image of `p` decides what is allowed."""
-    if error is None or given.is_given(p):
+    if error is None or starting.is_given(p):
         return error
     try:
         values = named(args)
@@ -77,10 +77,10 @@ def plan_of(p: Any, settings: Params) -> Plan:
     phase_solver, levels_of_phases = sampling_of(asking_in_phases(p, settings))
     of_picture: dict[str, Any] = {}
     drawn_lat = latent_size(p)
-    if given.is_given(p):
-        start = given.start_of(p, settings)
+    if starting.is_given(p):
+        start = starting.start_of(p, settings)
         settings, drawn_lat = start.settings, (start.native_lat, start.native_lat)
-        of_picture = {"picture_lat": start.picture_lat, "strength": given.strength_of(p)}
+        of_picture = {"picture_lat": start.picture_lat, "strength": starting.strength_of(p)}
         if start.masked:
             of_picture["masked_levels"] = levels_behind_mask(p)
     return Plan(

@@ -10,7 +10,7 @@ from .. import setting
 from ..core import Phase, WindowBatch
 from ..params import Params
 from ..targets import LATENT_PX, size_text
-from . import given
+from . import given, masks, starting
 from .checks import check_model, check_sampler
 from .hosts import check_host
 from .kept import Kept, saves
@@ -78,12 +78,12 @@ class _Phased:
         """The host's preparation, which would bring a picture to the size of the result and encode that."""
         run = self.__dict__.get(ATTRIBUTE)
         host_init = super().init  # type: ignore[misc]
-        if run is None or not given.is_given(self):
+        if run is None or not starting.is_given(self):
             return host_init(*args, **kwargs)
         try:
             if run.params is None:  # the picture may be one that the host can't prepare either
                 raise run.error or SettingsError("no settings")
-            with given.as_picture(self, given.start_of(self, run.params)):
+            with given.as_picture(self, starting.start_of(self, run.params)):
                 return host_init(*args, **kwargs)
         except BaseException:
             detach(self)
@@ -138,7 +138,7 @@ def take_size(p: Any, run: Run) -> None:
     """Of a given picture, where it isn't the tab's own that is drawn: an infotext's size times the scale is the result's, as
     of a base image."""
     assert run.params is not None
-    if given.is_given(p) and not (start := given.start_of(p, run.params)).by_tab:
+    if starting.is_given(p) and not (start := starting.start_of(p, run.params)).by_tab:
         run.tabs_size = p.width, p.height
         p.width, p.height = start.whole_px
 
@@ -166,7 +166,7 @@ def sample_in_phases(p: Any, run: Run, host_sample: Any) -> Any:
         raise refusal(error) from None
     for text in remarks(p, run.params, base_lat):
         tell(p, notes, text)
-    for text in given.told_of_pictures(p) if given.is_given(p) else ():
+    for text in given.told_of_pictures(p) if starting.is_given(p) else ():
         tell(p, notes, text)
     return run_of_batch.sample(host_sample)
 
@@ -183,7 +183,7 @@ def remove_served(p: Any, run: Run) -> None:
 def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
     """The base latent's size and the phases. Raises SettingsError of all that the model and the sampler can't do."""
     check_host(p.sd_model)
-    check_model(p.sd_model, given.is_given(p))
+    check_model(p.sd_model, starting.is_given(p))
     mistakes = []
     checks = (lambda: check_sampler(p, settings), lambda: check_regions(settings), lambda: reach(p, settings))
     for check in checks:
@@ -199,8 +199,8 @@ def checked(p: Any, settings: Params) -> tuple[tuple[int, int], list[Phase]]:
 
 def remarks(p: Any, settings: Params, base_lat: tuple[int, int]) -> Iterator[str]:
     """What is going to be otherwise than the settings might be read."""
-    if given.is_given(p):
-        start = given.start_of(p, settings)
+    if starting.is_given(p):
+        start = starting.start_of(p, settings)
         if getattr(p, given.THROUGH_VAE, False):
             yield "the picture itself goes through the VAE in place of phase 1, as no latent of it is held"
         yield from given.notes(start, plan_of(p, settings))
@@ -237,8 +237,8 @@ def remarks_of_settings(p: Any, masked: bool) -> Iterator[str]:
 
 def why_nothing(p: Any, settings: Params) -> str:
     """Of settings that leave the base image as it is; empty at scale 1, which asks for that. Of a picture always something."""
-    if given.is_given(p):
-        return given.why_nothing(given.start_of(p, settings), given.masks.is_cropped(p))
+    if starting.is_given(p):
+        return given.why_nothing(starting.start_of(p, settings), masks.is_cropped(p))
     if settings.target_width or settings.target_height:
         return "the target is the base image's own size: nothing was enlarged"
     return settings.rounding(latent_size(p))

@@ -27,7 +27,7 @@ from ..params import SETTINGS
 from ..plan import Plan
 from ..saved import SavedPhase
 from ..setting import SettingsError, quoted
-from . import given
+from . import given, masks, starting
 from .checks import SIGMA_OPTIONS, sigma_option
 from .options import SAVED_DIR
 
@@ -81,14 +81,14 @@ def made_of(p: Any, params: Any, iteration: int = 0) -> dict[str, str]:
     if params is not None:
         parts |= {f"DemoFusion {s.name}": s.to_text(getattr(params, s.name)) for s in SETTINGS if s.name not in NEUTRAL}
     parts |= {name: str(getattr(shared.opts, name, None)) for name in OPTIONS}
-    if given.is_given(p):  # the infotext tells it from the host's preparation on
+    if starting.is_given(p):  # the infotext tells it from the host's preparation on
         parts |= {
-            "Denoising strength": str(given.strength_of(p)),
+            "Denoising strength": str(starting.strength_of(p)),
             "picture": given.digest(p),
             "resize mode": str(p.resize_mode),
         }
-        if given.is_masked(p):
-            parts |= given.masks.made_of(p)
+        if starting.is_masked(p):
+            parts |= masks.made_of(p)
     return (
         parts
         | {"eta": str(p.eta), "s_min_uncond": str(p.s_min_uncond)}

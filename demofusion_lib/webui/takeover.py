@@ -12,8 +12,8 @@ from ..core import statistics
 from ..plan import LATENT_CHANNELS, Plan
 from ..saved import SavedPhase
 from .fingerprint import KEYS, OF_DECODING, Unknown, digest_of, is_ours, of_base, of_phases, size_of_phase
-from .given import is_given
 from .held import STORE, Held, Origin, most_bytes
+from .starting import is_given
 
 ATTRIBUTE = "demofusion_watch"
 CHOSEN = "demofusion_chosen"
