@@ -57,7 +57,7 @@ class Plan:
     steps: the base image's. solver: the sampler's function by name, as `core.solvers` knows it.
     phase_solver, levels_of_phases: of the phases, where their sampler or schedule is another than the base image's.
     images: how many at once. passes: rows that each image takes in an evaluation, prompt and negative prompt say.
-    passes_of_phases: in the phases, where they take others: 1 without guidance.
+    passes_of_phases: in the phases, where they take others: 1 without guidance. alone: phase 1's evaluations without a negative.
     wrap: seamless pictures.
     picture_lat: `(height, width)` of the part of a given picture that is enlarged, None where a base image is drawn. Then
     `drawn_lat` is the model's native size, of which the windows' size is found. strength: how far to depart from it, 0 to 1.
@@ -74,6 +74,7 @@ class Plan:
     levels: Levels
     images: int = 1
     passes: int = 2
+    alone: int = 0
     wrap: bool = False
     phase_solver: str = ""
     levels_of_phases: Levels | None = None
@@ -173,14 +174,18 @@ class Plan:
     @property
     def unit_evaluations(self) -> int:
         """Rows that the model is given for base images."""
-        return self.images * self.passes * self._base_evaluations
+        return self._rows_of(self._base_evaluations)
 
     @property
     def base_evaluations(self) -> int:
         """Rows that the model is given in phase 1."""
         if self.picture_lat is None:
             return self.unit_evaluations
-        return self.images * self.passes * len(self.masked_levels or ()) if self.strength > 0 else 0
+        return self._rows_of(len(self.masked_levels or ())) if self.strength > 0 else 0
+
+    def _rows_of(self, evaluations: int) -> int:
+        """Of phase 1, or of a base image."""
+        return self.images * (self.passes * evaluations - min(self.alone, evaluations))
 
     @property
     def masked(self) -> bool:

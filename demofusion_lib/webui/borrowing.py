@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from modules import shared
 
+from .hosts import is_classic
+
 LENT = (
     "rng", "sampler", "c", "uc", "steps", "width", "height", "cached_c", "cached_uc", "prompts", "negative_prompts",
     "refiner_checkpoint_info", "step_multiplier", "firstpass_steps", "sampler_name", "scheduler", "cfg_scale",
     "mask", "nmask",
 )  # fmt: skip
 """What a phase sets on the host's processing object; everything is put back, whatever happens."""
+SKIPPING = "skip_early_cond"
+"""The host's setting: the share of the evaluations, from the first on, without the negative prompt."""
 SCHEDULE_KEY = "Schedule type"
 """Of the infotext: the base image's, but every schedule that is made writes itself there."""
 
@@ -38,17 +42,29 @@ def lent(p: Any) -> Iterator[None]:
             p.extra_generation_params[SCHEDULE_KEY] = told
 
 
-@contextlib.contextmanager
-def unipc_of_order(most: int) -> Iterator[None]:
+def unipc_of_order(most: int) -> contextlib.AbstractContextManager[None]:
     """The host's setting lowered: its UniPC refuses fewer steps than that."""
-    values, name = shared.opts.data, "uni_pc_order"
-    order = getattr(shared.opts, name)
-    if order <= most:
-        yield
-        return
-    missing = object()
+    name = "uni_pc_order"
+    return contextlib.nullcontext() if getattr(shared.opts, name) <= most else set_to(name, most)
+
+
+def first_is_alone() -> bool:
+    """Whether the host leaves the negative prompt out of the first evaluation of a sampling, as Forge Classic does where its
+    setting is 0, which says of none."""
+    return is_classic() and getattr(shared.opts, SKIPPING) == 0
+
+
+def guided_from_the_first() -> contextlib.AbstractContextManager[None]:
+    """A phase may have two evaluations in all."""
+    return set_to(SKIPPING, -1.0) if first_is_alone() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def set_to(name: str, value: Any) -> Iterator[None]:
+    """A setting of the host's, for as long."""
+    values, missing = shared.opts.data, object()
     before = values.get(name, missing)
-    values[name] = most
+    values[name] = value
     try:
         yield
     finally:

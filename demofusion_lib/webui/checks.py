@@ -10,9 +10,10 @@ from modules import sd_samplers, shared
 from ..core import SOLVERS, degenerate_step, is_stochastic
 from ..params import BY_NAME, Params
 from ..setting import SAME, SettingsError, quoted
-from .choices import AUTOMATIC, asking_in_phases, check_there
+from .choices import asking_in_phases, check_there
 from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
 from .parts import of_forge
+from .schedules import AUTOMATIC
 
 ADDED = ("AlterSampler",)
 """The classes of Forge's family for samplers that it adds, which make schedules of their own whatever solver they run."""

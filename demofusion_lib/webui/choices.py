@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from modules import sd_samplers, sd_schedulers
+from modules import sd_samplers
 
 from ..params import Params
 from ..setting import SAME, Setting, SettingsError, quoted
+from .schedules import AUTOMATIC, schedule_of, schedulers
 
-AUTOMATIC = "Automatic"
 SAMPLER, SCHEDULER = "phase_sampler", "phase_scheduler"
 
 
 def scheduler_names() -> list[str]:
-    return [scheduler.label for scheduler in sd_schedulers.schedulers]
+    return [scheduler.label for scheduler in schedulers()] or [AUTOMATIC]
 
 
 def sampler_names() -> list[str]:
@@ -27,7 +27,7 @@ def sampler_names() -> list[str]:
 THERE: dict[str, Callable[[], list[str]]] = {SAMPLER: sampler_names, SCHEDULER: scheduler_names}
 OFFERED: dict[str, Callable[[], list[str]]] = {
     SAMPLER: lambda: list(sd_samplers.visible_sampler_names()),
-    SCHEDULER: scheduler_names,
+    SCHEDULER: lambda: scheduler_names() if schedulers() else [],
 }
 
 
@@ -50,7 +50,7 @@ def in_two(name: str) -> tuple[str, str] | None:
     """The sampler and the scheduler of such a name; None for any other."""
     if sd_samplers.find_sampler_config(name) is not None:
         return None
-    for scheduler in sd_schedulers.schedulers:
+    for scheduler in schedulers():
         for ending in (scheduler.label, scheduler.name, *(scheduler.aliases or ())):
             sampler = name.removesuffix(f" {ending}")
             if sampler != name and sd_samplers.find_sampler_config(sampler) is not None:
@@ -59,7 +59,11 @@ def in_two(name: str) -> tuple[str, str] | None:
 
 
 def todays_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a name of both sets of the settings: its scheduler counts before one by itself, as in the host."""
+    """What a name of both sets of the settings: its scheduler counts before one by itself, as in the host. Where the host has
+    names of both alone, two are one."""
+    if not schedulers():
+        both = f"{values[SAMPLER]} {values[SCHEDULER]}"
+        return {} if sd_samplers.find_sampler_config(both) is None else {SAMPLER: both, SCHEDULER: SAME}
     found = in_two(values[SAMPLER])
     return dict(zip((SAMPLER, SCHEDULER), found)) if found else {}
 
@@ -90,4 +94,4 @@ def asking_in_phases(p: Any, params: Params) -> Any:
 
 def names_in_phases(p: Any, params: Params) -> tuple[str, str]:
     """Of the phases' sampler and scheduler, where `p` has those of the base image."""
-    return params.in_phases(p.sampler_name, p.scheduler or AUTOMATIC)
+    return params.in_phases(p.sampler_name, schedule_of(p))

@@ -44,7 +44,7 @@ class Shortened:
         return self.sigmas[-1]
 
     def sigma_to_t(self, sigma: torch.Tensor, *args: Any) -> torch.Tensor:
-        if not hasattr(self.base, "predictor"):
+        if not knows_whole_ones(self.base):
             t: torch.Tensor = self.base.sigma_to_t(sigma, *args)
             return t
         return Interpolated(self.base.sigmas).sigma_to_t(sigma.cpu()).to(sigma.device)
@@ -68,8 +68,14 @@ def on_cpu(base: Any) -> Any:
     return twin
 
 
+def knows_whole_ones(base: Any) -> bool:
+    """Whether a model of the host's tells no timestep but the nearest whole one of a level: Forge's, and those that quantize,
+    as Forge Classic's do."""
+    return hasattr(base, "predictor") or bool(getattr(base, "quantize", False))
+
+
 class Interpolated:
-    """Timesteps between the whole ones, which are all that Forge's own levels know."""
+    """Timesteps between the whole ones."""
 
     def __init__(self, sigmas: torch.Tensor):
         self.log_sigmas = sigmas.detach().cpu().log()
@@ -86,7 +92,7 @@ class SigmaFamily:
 
     def __init__(self, base: Any):
         self.base = base
-        self.levels = Interpolated(base.sigmas) if hasattr(base, "predictor") else on_cpu(base)
+        self.levels = Interpolated(base.sigmas) if knows_whole_ones(base) else on_cpu(base)
         self.timesteps: dict[float, float] = {}
         """By sigma, what has been looked up: every evaluation asks several times."""
         self.schedules: dict[tuple[int, float], torch.Tensor] = {}

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import sd_samplers, sd_schedulers, shared
+from modules import sd_samplers, shared
 from PIL import Image
 
 from ..params import SETTINGS
 from ..plan import Plan
-from .choices import AUTOMATIC
 from .kept import PHASE_KEY
 from .notes import NOTE_KEY, STOPPED_KEY
 from .prompts import styled_negative, styled_prompt
 from .resuming import NEUTRAL, made_of
+from .schedules import AUTOMATIC, label_of, schedule_of
 from .xyz import in_plot
 
 KEYS = frozenset((STOPPED_KEY, NOTE_KEY, PHASE_KEY, *(setting.key for setting in SETTINGS)))
@@ -38,8 +38,8 @@ NEUTRAL_SECTIONS = frozenset((
 """Of the host's Settings page: what is done with a finished picture, and what the page looks like."""
 NEUTRAL_OPTIONS = frozenset(("sd_model_checkpoint", "sd_checkpoint_hash"))
 """Told otherwise: of the model that is loaded."""
-FLOW = frozenset(("is_api", "batch_index", "txt2img_upscale"))
-"""Attributes of a processing object that are none of its fields and leave the picture as it is."""
+FLOW = frozenset(("is_api", "batch_index", "txt2img_upscale", "scheduler"))
+"""Attributes of a processing object that are none of its fields and leave the picture as it is, or are told otherwise."""
 BY_SIZES = ("scale", "target_width", "target_height", "plan", "sdxl_size")
 """Settings that say no more of a phase than its own size and those before it."""
 MOST_DEPTH = 16
@@ -114,12 +114,11 @@ def size_of_phase(p: Any, plan: Plan, number: int) -> tuple[Any, ...]:
 def _told(p: Any) -> dict[str, str]:
     """What the infotexts tell, in one wording: an automatic schedule is told only once it has been made."""
     told = made_of(p, None, p.iteration)
-    schedule = p.scheduler or AUTOMATIC
+    schedule = schedule_of(p)
     if schedule == AUTOMATIC:
         config = sd_samplers.find_sampler_config(p.sampler_name)
         schedule = (config.options if config else {}).get("scheduler") or AUTOMATIC
-    found = sd_schedulers.schedulers_map.get(schedule)
-    return {**told, "Schedule type": found.label if found else schedule, "CFG scale": str(float(p.cfg_scale))}
+    return {**told, "Schedule type": label_of(schedule), "CFG scale": str(float(p.cfg_scale))}
 
 
 def _fields(p: Any) -> dict[str, Any]:

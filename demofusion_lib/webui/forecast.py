@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from modules import sd_samplers, shared
+from modules import shared
 
 from ..core import Phase
 from ..params import Params, by_label
@@ -21,11 +21,12 @@ from ..targets import LATENT_PX, size_text
 from ..work import work_of
 from .checkpoints import Checkpoint, checkpoint
 from .checks import check_model, check_sampler
-from .choices import AUTOMATIC, readable
+from .choices import readable
 from .families import NotLoaded
 from .planning import at_its_base, draws, latent_size, plan_of, reach
 from .processing import REPLACES_HIRES_FIX, remarks, why_nothing
 from .prompts import check_regions
+from .schedules import AUTOMATIC, sampler_and_schedule
 from .seen import Picture
 from .speeds import known
 from .starting import start_of
@@ -148,7 +149,7 @@ def forecast(
     if bad:
         return refused(told, [*errors, *bad])
     told.images = int(batch_size) * int(n_iter)
-    name, schedule = sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
+    name, schedule = sampler_and_schedule(sampler, scheduler)
     p = SimpleNamespace(
         **{"s_churn": None, "s_noise": None, "s_tmin": None, "s_tmax": None, **others},
         **{key: int(value) for key, value in numbers.items()},

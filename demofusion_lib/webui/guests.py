@@ -24,14 +24,33 @@ def of_phase() -> Iterator[None]:
     if counter is not None:
         counter.current_sampling_step = 0  # type: ignore[attr-defined]
     failed: set[str] = set()
-    before = [(each, each.callback) for kind in CALLED for each in script_callbacks.callback_map[kind]]
+    with contextlib.ExitStack() as guards:
+        for kind in CALLED:
+            guards.enter_context(guarded(script_callbacks.callback_map[kind], failed))
+        yield
+
+
+@contextlib.contextmanager
+def guarded(calls: list[Any], failed: set[str]) -> Iterator[None]:
+    """calls: the host's, which it holds in an order of its own too, so that each is changed in place; before webui 1.9 each
+    is a tuple, and another takes its place."""
+    before = [(each, each.callback) for each in calls]
+    instead = {}
     for each, callback in before:
-        each.callback = unless_failed(callback, each.script, failed)
+        own = unless_failed(callback, each.script, failed)
+        if isinstance(each, tuple):
+            instead[id(each)] = each._replace(callback=own)  # type: ignore[attr-defined]
+        else:
+            each.callback = own
+    calls[:] = [instead.get(id(each), each) for each in calls]
+    originals = {id(instead[id(each)]): each for each, _ in before if id(each) in instead}
     try:
         yield
     finally:
+        calls[:] = [originals.get(id(each), each) for each in calls]
         for each, callback in before:
-            each.callback = callback
+            if id(each) not in instead:
+                each.callback = callback
 
 
 def unless_failed(callback: Callable[[Any], Any], file: str, failed: set[str]) -> Callable[[Any], Any]:

@@ -12,7 +12,8 @@ from modules import shared
 from ..setting import SettingsError, quoted
 
 FIRST = "AUTOMATIC1111's webui"
-FORGES = ("reForge", "Forge")
+CLASSIC = "Forge Classic"
+FORGES = ("reForge", "Forge", CLASSIC)
 """Those of Forge's family that the engine has been seen to draw in."""
 
 
@@ -28,11 +29,22 @@ def is_forge() -> bool:
     return has("modules_forge")
 
 
+def is_classic() -> bool:
+    return is_forge() and family() == CLASSIC
+
+
 def family() -> str:
-    """Of Forge's: by the packages that its models come from."""
+    """Of Forge's: by the packages that its models come from, and Classic by the name that stands in its version's place."""
     if not has("ldm_patched"):
         return "Forge"
-    return "reForge" if has("ldm_patched.hooks") else "Forge Classic"
+    if has("ldm_patched.hooks"):
+        return "reForge"
+    return CLASSIC if version() == "classic" else "an older Forge"
+
+
+def version() -> str:
+    """Of Forge's family; empty where it tells none."""
+    return str(getattr(sys.modules.get("modules_forge.forge_version"), "version", ""))
 
 
 def has(package: str) -> bool:
@@ -42,8 +54,7 @@ def has(package: str) -> bool:
 def host_name() -> str:
     """As a person calls it, with its version where it tells one."""
     if is_forge():
-        version = getattr(sys.modules.get("modules_forge.forge_version"), "version", "")
-        return f"{family()} {version}".strip()
+        return CLASSIC if is_classic() else f"{family()} {version()}".strip()
     folder = os.path.basename(os.path.abspath(getattr(shared, "script_path", "") or os.getcwd()))
     return f"the webui in the folder {quoted(folder)}"
 

@@ -93,9 +93,9 @@ class Area:
     @classmethod
     def around(cls, mask: Image.Image, padding_px: int, result_px: Size) -> Area | None:
         """What the host cuts out for a mask of the picture's size, of no longer shape than `LONGEST`. None: nothing is masked."""
-        found = masking.get_crop_region_v2(mask, padding_px)
-        if not found:
+        if mask.getbbox() is None:
             return None
+        found = masking.get_crop_region(mask, padding_px)
         lengths = found[2] - found[0], found[3] - found[1]
         least = math.ceil(max(lengths) / LONGEST)
         across = [_along(found[i] + found[i + 2], max(lengths[i], least), mask.size[i], result_px[i]) for i in range(2)]

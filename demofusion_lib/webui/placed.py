@@ -61,7 +61,7 @@ class RegionConds:
         cond = self.now[prompt - 1]
         text = (cond["crossattn"] if isinstance(cond, dict) else cond).to(like)
         empty = getattr(shared.sd_model, "cond_stage_model_empty_prompt", None)  # Forge fills nothing up
-        if empty is not None and shared.opts.pad_cond_uncond:
+        if empty is not None and getattr(shared.opts, "pad_cond_uncond", False):
             missing = (like.shape[1] - text.shape[1]) // empty.shape[1]
             text = pad_cond(text, missing, empty.to(like)) if missing > 0 else text
         return text[0]

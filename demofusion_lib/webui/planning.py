@@ -12,6 +12,7 @@ from ..plan import Levels, Plan
 from ..setting import SettingsError
 from ..targets import LATENT_PX, heeding_base
 from . import starting
+from .borrowing import first_is_alone
 from .checks import ancestral_eta
 from .choices import asking, asking_in_phases, readable
 from .families import family_of, is_guided, plain_sampler, solver_name
@@ -83,9 +84,10 @@ def plan_of(p: Any, settings: Params) -> Plan:
         of_picture = {"picture_lat": start.picture_lat, "strength": starting.strength_of(p)}
         if start.masked:
             of_picture["masked_levels"] = levels_behind_mask(p)
+    passes = 1 if is_forge() and math.isclose(p.cfg_scale, 1) else 2  # the first host asks for both always
     return Plan(
         settings, drawn_lat, p.steps, solver, levels, images=p.batch_size, wrap=wraps(p),
-        passes=1 if is_forge() and math.isclose(p.cfg_scale, 1) else 2,  # the first host asks for both always
+        passes=passes, alone=int(passes == 2 and first_is_alone()),
         phase_solver=phase_solver, levels_of_phases=levels_of_phases,
         passes_of_phases=2 if is_guided(phase_solver, settings.cfg_in_phases(p.cfg_scale)) else 1, **of_picture,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +126,20 @@ def to_infotext(p: Any, params: Params) -> Mapping[str, Any]:
     for name, text in own.items():
         setting = BY_NAME[name]
         if setting.key in told:
-            told[setting.key] = _where_another(text, setting.to_text(text), negative=name == "phase_negative")
+            told[setting.key] = WhereAnother(setting.to_text(text), text, negative=name == "phase_negative")
     return told
 
 
-def _where_another(text: str, told: str, *, negative: bool) -> Callable[..., str | None]:
-    def value(prompt_text: str = "", negative_prompt: str = "", **_: Any) -> str | None:
-        return None if text == (negative_prompt if negative else prompt_text) else told
+class WhereAnother(str):
+    """What is told of a prompt, called by the host for each image. A text too, as Forge Classic makes JSON of all that is told."""
 
-    return value
+    def __new__(cls, told: str, text: str, *, negative: bool) -> WhereAnother:
+        made = super().__new__(cls, told)
+        made.text, made.negative = text, negative
+        return made
+
+    text: str
+    negative: bool
+
+    def __call__(self, prompt_text: str = "", negative_prompt: str = "", **_: Any) -> str | None:
+        return None if self.text == (negative_prompt if self.negative else prompt_text) else str(self)

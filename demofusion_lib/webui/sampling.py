@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +14,7 @@ from modules import errors, extra_networks, rng, sd_hijack, sd_models, sd_sample
 
 from ..core import Phase, PhaseEngine, PhaseFusion, WindowBatch
 from ..plan import Plan
-from .borrowing import known_to, lent, unipc_of_order
+from .borrowing import guided_from_the_first, known_to, lent, unipc_of_order
 from .checks import sampler_is_stochastic
 from .choices import asking, names_in_phases
 from .conditions import CropCorner
@@ -50,7 +51,11 @@ def back_to_base_model(p: Any) -> bool:
     sd_hijack.model_hijack.apply_circular(wraps(p))  # loading has turned it off
     if not p.disable_extra_networks:
         extra_networks.activate(p, p.extra_network_data)
-    sd_models.apply_alpha_schedule_override(p.sd_model, p)
+    # Forge Classic has it elsewhere
+    levels = (
+        sd_models if hasattr(sd_models, "apply_alpha_schedule_override") else sys.modules["modules_forge.forge_loader"]
+    )
+    levels.apply_alpha_schedule_override(p.sd_model, p)
     return True
 
 
@@ -192,7 +197,8 @@ class PhaseSampler:
             sampler, family, engine, self._seat(sampler, family, engine, watcher), watcher, late
         )
         try:
-            with of_phase(), unipc_of_order(steps), known_to(sampler, previous if self.mask is not None else None):
+            outside = previous if self.mask is not None else None
+            with of_phase(), unipc_of_order(steps), guided_from_the_first(), known_to(sampler, outside):
                 latent = sampler.sample(p, start, p.c, p.uc, steps=steps, image_conditioning=image_conditioning)
         finally:
             installed.take_off()

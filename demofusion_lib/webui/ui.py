@@ -96,7 +96,8 @@ def component(setting: Setting, value: Any, tab: Tab) -> Any:
     if setting.choices:
         return worded(gr.Radio(choices=list(setting.choices), **common), setting, tab)
     if setting.names:
-        return gr.Dropdown(choices=offered(setting), **common)
+        names = offered(setting)
+        return gr.Dropdown(choices=names, visible=len(names) > 1, **common)  # a host may have nothing to choose from
     if setting.reads:
         return gr.Textbox(lines=2, placeholder=PLACEHOLDERS.get(setting.name, ""), **common)
     if setting.is_prompt:

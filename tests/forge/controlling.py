@@ -296,7 +296,7 @@ def mask_of(height, width):
 def script_of(host, kind, *units):
     """`ControlNetForForgeOfficial` with its units; calls: see `ControlNet`."""
     cn = importlib.import_module("controlling")
-    net = ControlNet if kind == "Forge" else ControlNetOfReforge
+    net = ControlNetOfReforge if kind == "reForge" else ControlNet
     nets = {"net": net, "adapter": adapter_of(net)}
 
     class ControlNetForForgeOfficial(host.scripts.Script):

@@ -17,7 +17,7 @@ from . import controlling
 
 
 class Levels:
-    """reForge's `model_sampling`, Forge's `predictor`. whole: as theirs, timesteps are whole ones."""
+    """reForge's and Classic's `model_sampling`, Forge's `predictor`. whole: as theirs, timesteps are whole ones."""
 
     def __init__(self, tiny, whole=False):
         self.sigmas = ((1 - tiny.alphas_cumprod) / tiny.alphas_cumprod) ** 0.5
@@ -48,13 +48,13 @@ class Levels:
 
 
 class Model:
-    """The UNet with its levels, reForge's `BaseModel`, Forge's `KModel`."""
+    """The UNet with its levels, reForge's and Classic's `BaseModel`, Forge's `KModel`."""
 
     def __init__(self, tiny, kind):
         self.tiny = tiny
         self.diffusion_model = tiny.model.diffusion_model
         self.levels = Levels(tiny)
-        setattr(self, "model_sampling" if kind == "reForge" else "predictor", self.levels)
+        setattr(self, "predictor" if kind == "Forge" else "model_sampling", self.levels)
         self.controls = []
 
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
@@ -154,8 +154,16 @@ def dress(tiny, kind):
     return tiny
 
 
+PACKAGES = {
+    "reForge": ("ldm_patched", "ldm_patched.hooks"),
+    "Forge Classic": ("ldm_patched",),
+    "Forge": ("backend",),
+}
+"""By which they are told apart."""
+
+
 class Family:
-    """kind: reForge or Forge. most_rows: how many chunks a call takes, as where memory is short.
+    """kind: reForge, Forge or Forge Classic. most_rows: how many chunks a call takes, as where memory is short.
     prepared: the memory that each sampling was said to take. loaded: the models beside the UNet."""
 
     def __init__(self, kind):
@@ -224,6 +232,8 @@ class Family:
             rows = [row for row, _ in part]
             feed = {key: v[rows] for key, v in tensor.items()} if isinstance(tensor, dict) else tensor[rows]
             parts.append((compiled(feed), part[-1][1]))
+        if self.kind == "Forge Classic" and 0.0 <= guided.step / guided.total_steps <= shared.opts.skip_early_cond:
+            cond_scale = 1.0
         alone = abs(cond_scale - 1) < 1e-9
         asked = [parts, None if alone else [(compiled(uncond), 1.0)]]
         control = unet.controlnet_linked_list
@@ -239,11 +249,11 @@ class Family:
         return (x - after.x) / sigma[:, None, None, None] if by_timestep else after.x
 
     def install(self, host, monkeypatch):
-        own = ("ldm_patched", "ldm_patched.hooks") if self.kind == "reForge" else ("backend",)
+        own = PACKAGES[self.kind]
         for name in ("modules_forge", "modules_forge.forge_version", *own):
             module = types.ModuleType(name)
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            module.version = "2.0.1v1.10.1"
+            module.__spec__, module.__path__ = importlib.machinery.ModuleSpec(name, None), []
+            module.version = "classic" if self.kind == "Forge Classic" else "2.0.1v1.10.1"
             monkeypatch.setitem(sys.modules, name, module)
         forward = self.forward
         denoiser = host.sd_samplers_cfg_denoiser.CFGDenoiser

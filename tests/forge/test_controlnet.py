@@ -88,7 +88,7 @@ def test_at_every_shape_the_hint_is_where_the_picture_is(host, cn, as_forge, pat
     assert all(max(latent[2:]) <= 16 for latent, _, _ in script.calls)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "Forge Classic"])
 def test_units_of_all_kinds_add_up(host, cn, as_forge, kind):
     as_forge(kind)
     units = [unit(weight=0.5), unit("adapter", seed=2), unit("lite", seed=3, weight=2.0)]

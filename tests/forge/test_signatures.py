@@ -1,6 +1,6 @@
 """What the adapter and its doubles take for granted of the family, held against the sources of a real one.
 
-Reads them, imports nothing: `REFORGE_DIR` and `FORGE_DIR` name checkouts.
+Reads them, imports nothing: `REFORGE_DIR`, `CLASSIC_DIR` and `FORGE_DIR` name checkouts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ SOURCES = {
         "REFORGE_DIR", "modules_forge/unet_patcher.py", "ldm_patched/modules/model_patcher.py",
         "ldm_patched/modules/samplers.py", "ldm_patched/modules/model_base.py", "modules_forge/forge_loader.py",
         "ldm_patched/modules/model_sampling.py", "ldm_patched/modules/sd.py", "modules_forge/forge_sampler.py",
+    ),
+    "Forge Classic": (
+        "CLASSIC_DIR", "modules_forge/unet_patcher.py", "ldm_patched/modules/model_patcher.py",
+        "ldm_patched/modules/samplers.py", "ldm_patched/modules/model_base.py", "modules_forge/forge_loader.py",
+        "ldm_patched/modules/model_sampling.py", "ldm_patched/modules/sd.py", "modules_forge/forge_sampler.py",
+        "modules_forge/forge_alter_samplers.py", "modules/sd_samplers_kdiffusion.py", "modules_forge/forge_version.py",
     ),
     "Forge": (
         "FORGE_DIR", "backend/patcher/unet.py", "backend/patcher/base.py", "backend/sampling/sampling_function.py",
@@ -78,7 +84,10 @@ def test_names_that_the_adapter_uses(source, name):
     assert name in source
 
 
-NETS = {"reForge": "ldm_patched/modules/controlnet.py", "Forge": "backend/patcher/controlnet.py"}
+NETS = {
+    "reForge": "ldm_patched/modules/controlnet.py", "Forge Classic": "ldm_patched/modules/controlnet.py",
+    "Forge": "backend/patcher/controlnet.py",
+}  # fmt: skip
 BUILT_IN = "extensions-builtin/sd_forge_controlnet/scripts/controlnet.py"
 LITE = "extensions-builtin/sd_forge_controlllite/lib_controllllite/lib_controllllite.py"
 
@@ -125,7 +134,7 @@ def test_what_a_network_takes_its_hint_from(control):
         assert "if self.cond_hint is None or" in text and "(self.cond_hint_original," in text
         assert "if self.timestep_range is not None:" in text
     assert "self.control_input = None" in text
-    assert ("cnet.transformer_options" in read(NETS[kind])) == (kind == "Forge")
+    assert ("cnet.transformer_options" in read(NETS[kind])) == (kind != "reForge")
 
 
 def test_the_script_of_units(control):

@@ -111,7 +111,7 @@ def installed(name: str, word: str) -> Iterator[None]:
     options = shared.cmd_opts
     places = (
         (options.lora_dir, f"{name}.safetensors"),
-        (options.hypernetwork_dir, f"{name}.pt"),
+        (getattr(options, "hypernetwork_dir", ""), f"{name}.pt"),
         (options.embeddings_dir, f"{word}.pt"),
     )
     files = [os.path.join(*place) for place in places]

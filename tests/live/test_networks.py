@@ -55,9 +55,7 @@ def test_the_phases_have_the_prompts_networks_and_embeddings(exact: WebUI) -> No
     prompt, without = f"{PROMPT} {LORA} {HYPER}", WITHOUT
     if exact.is_forge:
         prompt, without = f"a red disc {LORA}", OF_FORGE
-    sources = ((HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("reckoning", "networks_of_ours"))
-    reckoning, networks = sources
-    code = RUN.format(reckoning=reckoning, networks=networks, arguments=((128, 192), prompt, without, NAME, WORD))
+    code = code_of("reckon_networks", (128, 192), prompt, without, NAME, WORD)
     fields: dict[str, Any] = {"width": 96, "height": 64, "steps": 4, "script_name": SCRIPT, "script_args": [code, 2]}
     answer = json.loads(exact.enlarge(fields, preset="none", scale=2, jitter=False).infotexts[0])
     assert answer.pop("right") < AGREE, answer

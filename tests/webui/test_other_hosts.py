@@ -195,15 +195,16 @@ def test_an_extension_that_calls_what_it_replaced_is_not_in_the_way(host):
 
 
 @pytest.fixture
-def classic(host, monkeypatch):
-    """Of Forge's family by its packages, and none that we have drawn in: it has no `ldm_patched.hooks`, as reForge does."""
+def older(host, monkeypatch):
+    """Of Forge's family by its packages, and none that we have drawn in: it has no `ldm_patched.hooks`, as reForge does, and
+    is none of Classic by its version."""
     for name in ("modules_forge", "modules_forge.forge_version", "ldm_patched"):
         package = types.ModuleType(name)
         package.__spec__ = importlib.machinery.ModuleSpec(name, None)
         package.__path__ = []
         monkeypatch.setitem(sys.modules, name, package)
     package = sys.modules["modules_forge.forge_version"]
-    package.version = "classic"
+    package.version = "f0.0.17v1.8.0rc"
     return package
 
 
@@ -213,20 +214,20 @@ def refused(host, settings, page=False):
     return str(outcome.error or outcome.comments)
 
 
-ALLOWED = "allowed: AUTOMATIC1111's webui, reForge, Forge"
+ALLOWED = "allowed: AUTOMATIC1111's webui, reForge, Forge, Forge Classic"
 
 
-def test_a_fork_that_is_not_known_is_refused_by_name(host, classic):
-    assert refused(host, {"scale": 2}) == f"DemoFusion: the webui is Forge Classic classic, {ALLOWED}"
-    del classic.version
-    assert refused(host, {"scale": 2}) == f"DemoFusion: the webui is Forge Classic, {ALLOWED}"
+def test_a_fork_that_is_not_known_is_refused_by_name(host, older):
+    assert refused(host, {"scale": 2}) == f"DemoFusion: the webui is an older Forge f0.0.17v1.8.0rc, {ALLOWED}"
+    del older.version
+    assert refused(host, {"scale": 2}) == f"DemoFusion: the webui is an older Forge, {ALLOWED}"
 
 
-def test_it_is_refused_on_the_page(host, classic):
-    assert "not drawn: the webui is Forge Classic" in refused(host, {"scale": 2}, page=True)
+def test_it_is_refused_on_the_page(host, older):
+    assert "not drawn: the webui is an older Forge" in refused(host, {"scale": 2}, page=True)
 
 
-def test_it_draws_with_the_extension_off(host, classic):
+def test_it_draws_with_the_extension_off(host, older):
     plain = host.txt2img(None, **SIZE)
     assert plain.sizes == [(64, 64)] and not plain.comments
 

@@ -6,11 +6,8 @@ import numpy as np
 from PIL import Image
 
 
-def get_crop_region_v2(mask, pad=0):
-    box = mask.getbbox()
-    if not box:
-        return None
-    left, top, right, bottom = box
+def get_crop_region(mask, pad=0):
+    left, top, right, bottom = mask.getbbox() or (*mask.size, 0, 0)
     return max(left - pad, 0), max(top - pad, 0), min(right + pad, mask.width), min(bottom + pad, mask.height)
 
 
