@@ -45,7 +45,8 @@ def lent(p: Any) -> Iterator[None]:
 def unipc_of_order(most: int) -> contextlib.AbstractContextManager[None]:
     """The host's setting lowered: its UniPC refuses fewer steps than that."""
     name = "uni_pc_order"
-    return contextlib.nullcontext() if getattr(shared.opts, name) <= most else set_to(name, most)
+    order = getattr(shared.opts, name, 0)  # Forge Neo has no such setting, nor such a UniPC
+    return contextlib.nullcontext() if order <= most else set_to(name, most)
 
 
 def first_is_alone() -> bool:

@@ -9,10 +9,11 @@ from modules import sd_samplers, shared
 
 from ..core import SOLVERS, degenerate_step, is_stochastic
 from ..params import BY_NAME, Params
+from ..plan import LATENT_CHANNELS
 from ..setting import SAME, SettingsError, quoted
 from .choices import asking_in_phases, check_there
 from .families import TimestepFamily, family_of, made, plain_sampler, solver_name
-from .parts import of_forge
+from .parts import is_flow, of_forge
 from .schedules import AUTOMATIC
 
 ADDED = ("AlterSampler",)
@@ -24,12 +25,16 @@ MAX_STEPS = 1000
 
 def check_model(sd_model: Any, given: bool = False) -> None:
     """given: whether it is to draw from a picture. Raises SettingsError."""
-    if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", 4) != 4:
+    if getattr(sd_model, "is_sd3", False) or getattr(sd_model, "latent_channels", LATENT_CHANNELS) != LATENT_CHANNELS:
         raise SettingsError(f"the model is Stable Diffusion 3, {ALLOWED_MODELS}")
-    if of_forge(sd_model) is not None and not any(
-        getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl")
+    objects = of_forge(sd_model)
+    if objects is not None and not (
+        any(getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl"))
+        and getattr(objects.vae, "latent_channels", LATENT_CHANNELS) == LATENT_CHANNELS
     ):
         raise SettingsError(f"the model is a {type(sd_model).__name__}, {ALLOWED_MODELS}")
+    if is_flow(sd_model):
+        raise SettingsError(f"the model is a rectified flow, {ALLOWED_MODELS} that predict noise or v")
     told = _told_of_picture(sd_model) if given else ""
     if told:
         raise SettingsError(
@@ -100,8 +105,7 @@ def _mistakes_of_base(p: Any) -> list[SettingsError]:
     """What the host itself would stop at in the middle; in the phases it is made to do."""
     if p.steps > MAX_STEPS:
         return [SettingsError(f"steps is {p.steps}, allowed for the base image: 1 to {MAX_STEPS}")]
-    order = shared.opts.uni_pc_order
-    if solver_name(plain_sampler(p)) != "unipc" or p.steps >= order:
+    if solver_name(plain_sampler(p)) != "unipc" or p.steps >= (order := shared.opts.uni_pc_order):
         return []
     return [SettingsError(f"steps is {p.steps}, allowed with UniPC: its order, {order}, or more")]
 

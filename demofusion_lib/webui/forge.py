@@ -28,6 +28,8 @@ TEXT = "c_crossattn"
 PEAK = "memory_peak_estimation_modifier"
 MEMORY = ("ldm_patched.modules.model_management", "backend.memory_management")
 """What reckons with it in reForge and in Forge."""
+FORECASTING = {"lib_spectrum": "Spectrum"}
+"""By their packages, extensions whose wrapper answers a call of the model by its earlier answers."""
 MODEST = 4
 """Windows, where it isn't known yet how many are drawn at once."""
 NEGATIVE = 1
@@ -191,7 +193,7 @@ class ForgeSeat:
 
     def __init__(
         self, model: Any, engine: PhaseEngine, corner: CropCorner | None, watcher: Watcher, padding: Padding,
-        base_lat: tuple[int, int], regions: RegionConds | None, links: Callable[[Any], Linked],
+        base_lat: tuple[int, int], regions: RegionConds | None, links: Callable[[Any], Linked], tell: Callable[[str], None],
     ):  # fmt: skip
         """links: given the first of the ControlNets that are linked to the patcher, or None."""
         self.objects = of_forge(model)
@@ -200,7 +202,7 @@ class ForgeSeat:
         first = unet.controlnet_linked_list
         unet.controlnet_linked_list = None if first is None else StandIn(first)
         fused = self.fused = ByPatches(
-            model, engine, corner, watcher, padding, base_lat, regions, links(first), unet.model_options.get(WRAPPER)
+            model, engine, corner, watcher, padding, base_lat, regions, links(first), wrapper_of_others(unet, tell)
         )
         self.memory = Smaller(unet, engine)
         # a function: the host copies its options in depth, and with a method's object all that hangs on it
@@ -210,6 +212,16 @@ class ForgeSeat:
     def leave(self) -> None:
         self.objects.unet = self.before
         self.memory.leave()
+
+
+def wrapper_of_others(unet: Any, tell: Callable[[str], None]) -> Any:
+    """What another extension has put where ours goes, None for nothing that can be called for each window."""
+    outer = unet.model_options.get(WRAPPER)
+    name = FORECASTING.get(getattr(outer, "__module__", "").partition(".")[0], "")
+    if name:
+        tell(f"{name} draws in the base image only: it would answer a window by what it has seen of others")
+        return None
+    return outer
 
 
 class Smaller:
@@ -228,8 +240,8 @@ class Smaller:
             at_once = rows if part_lat == size_lat else batch.size or MODEST
             return reckoned([at_once, channels, *part_lat], *args, **kwargs)
 
-        self.model.memory_required = of_windows
-        if PEAK not in unet.model_options:  # another extension's stays
+        self.model.memory_required = of_windows  # which is all that Forge Neo asks
+        if hasattr(unet, "set_memory_peak_estimation_modifier") and PEAK not in unet.model_options:  # another's stays
             unet.set_memory_peak_estimation_modifier(of_windows)
 
     def leave(self) -> None:

@@ -13,7 +13,8 @@ from ..setting import SettingsError, quoted
 
 FIRST = "AUTOMATIC1111's webui"
 CLASSIC = "Forge Classic"
-FORGES = ("reForge", "Forge", CLASSIC)
+NEO = "Forge Neo"
+FORGES = ("reForge", "Forge", CLASSIC, NEO)
 """Those of Forge's family that the engine has been seen to draw in."""
 
 
@@ -34,9 +35,9 @@ def is_classic() -> bool:
 
 
 def family() -> str:
-    """Of Forge's: by the packages that its models come from, and Classic by the name that stands in its version's place."""
+    """Of Forge's: by the packages that its models come from; Classic and Neo by the name that stands in the version's place."""
     if not has("ldm_patched"):
-        return "Forge"
+        return NEO if version() == "neo" else "Forge"
     if has("ldm_patched.hooks"):
         return "reForge"
     return CLASSIC if version() == "classic" else "an older Forge"
@@ -44,7 +45,11 @@ def family() -> str:
 
 def version() -> str:
     """Of Forge's family; empty where it tells none."""
-    return str(getattr(sys.modules.get("modules_forge.forge_version"), "version", ""))
+    return told_of_version("version")
+
+
+def told_of_version(name: str) -> str:
+    return str(getattr(sys.modules.get("modules_forge.forge_version"), name, ""))
 
 
 def has(package: str) -> bool:
@@ -54,7 +59,8 @@ def has(package: str) -> bool:
 def host_name() -> str:
     """As a person calls it, with its version where it tells one."""
     if is_forge():
-        return CLASSIC if is_classic() else f"{family()} {version()}".strip()
+        number = told_of_version("release") if family() == NEO else version()
+        return CLASSIC if is_classic() else f"{family()} {number}".strip()
     folder = os.path.basename(os.path.abspath(getattr(shared, "script_path", "") or os.getcwd()))
     return f"the webui in the folder {quoted(folder)}"
 

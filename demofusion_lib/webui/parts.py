@@ -49,4 +49,14 @@ def scale_of(model: Any) -> float:
     objects = of_forge(model)
     if objects is None or hasattr(model, "scale_factor"):
         return float(model.scale_factor)
-    return float(objects.vae.first_stage_model.config.scaling_factor)
+    zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    coder = objects.vae.first_stage_model
+    return float(1 / (coder.process_out(one) - coder.process_out(zero)))
+
+
+def is_flow(model: Any) -> bool:
+    """Whether noise takes the picture's place by degrees (rectified flow), where all our arithmetic has it added."""
+    if of_forge(model) is None:
+        return False
+    half, one = torch.full((1,), 0.5), torch.ones(1, 1, 1, 1)
+    return float(levels_of(model).noise_scaling(half, one, one)) < 1.25

@@ -90,14 +90,14 @@ class _Phased:
             leave(failed=True)
             raise
 
-    def save_samples(self) -> bool:
+    def save_samples(self, **kwargs: Any) -> bool:
         """A finished phase is a finished picture, saved as one though the run was stopped.
 
         Where it can't be, it is shown at least: what the host raises would take it from the page too.
         """
         run = self.__dict__.get(ATTRIBUTE)
         if run is None or run.owner != id(self) or not run.kept.finished:
-            return super().save_samples()  # type: ignore[misc]
+            return super().save_samples(**kwargs)  # type: ignore[misc]
         why = why_not(self, run.kept.pixels) if saves(self) else ""
         if why:
             self.do_not_save_grid = True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from modules import errors, extra_networks, rng, sd_hijack, sd_models, sd_samplers, shared
+from modules import errors, rng, sd_samplers, shared
 
 from ..core import Phase, PhaseEngine, PhaseFusion, WindowBatch
 from ..plan import Plan
@@ -31,6 +30,7 @@ from .parts import of_forge, unet_of
 from .placed import RegionConds
 from .progress import Progress
 from .prompts import Texts, activated, in_phases, may_change
+from .refined import back_to_base_model
 from .seats import Seat
 from .tiling import Convolutions, as_they_are, wraps
 from .watching import PhaseWatcher
@@ -39,24 +39,6 @@ from .wrapping import within, wrappers
 
 class PhaseInterrupted(Exception):
     """The user pressed Interrupt or Skip within a phase."""
-
-
-def back_to_base_model(p: Any) -> bool:
-    """After a refiner in the base image: loads the base model again. Whether it had to."""
-    refiner = p.refiner_checkpoint_info
-    if refiner is None or p.sd_model.sd_checkpoint_info != refiner:
-        return False
-    with sd_models.SkipWritingToConfig():
-        sd_models.reload_model_weights()
-    sd_hijack.model_hijack.apply_circular(wraps(p))  # loading has turned it off
-    if not p.disable_extra_networks:
-        extra_networks.activate(p, p.extra_network_data)
-    # Forge Classic has it elsewhere
-    levels = (
-        sd_models if hasattr(sd_models, "apply_alpha_schedule_override") else sys.modules["modules_forge.forge_loader"]
-    )
-    levels.apply_alpha_schedule_override(p.sd_model, p)
-    return True
 
 
 def tell_as_base(p: Any) -> None:
@@ -216,7 +198,9 @@ class PhaseSampler:
         corner = CropCorner.of(p.sd_model, (shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left))
         padding = Convolutions(p.sd_model).suited_to if wraps(p) else as_they_are
         if isinstance(self.control, ForgeControlNet):
-            return ForgeSeat(p.sd_model, engine, corner, watcher, padding, base_lat, self.regions, self.control.linked)
+            return ForgeSeat(
+                p.sd_model, engine, corner, watcher, padding, base_lat, self.regions, self.control.linked, self.tell
+            )
         return SamplerSeat(
             sampler, FusedModel(family, engine, corner, watcher, padding, base_lat, self.control, self.regions)
         )

@@ -15,6 +15,9 @@ import torch
 
 from . import controlling
 
+BY_BACKEND = ("Forge", "Forge Neo")
+"""Those without `ldm_patched`."""
+
 
 class Levels:
     """reForge's and Classic's `model_sampling`, Forge's `predictor`. whole: as theirs, timesteps are whole ones."""
@@ -37,6 +40,9 @@ class Levels:
             return 999999999.9
         return 0.0 if percent >= 1.0 else float(self.sigmas[round((1.0 - percent) * 999)])
 
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        return noise * sigma.view(-1, 1, 1, 1) + latent_image
+
     def calculate_input(self, sigma, noise):
         return noise / (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
 
@@ -54,7 +60,7 @@ class Model:
         self.tiny = tiny
         self.diffusion_model = tiny.model.diffusion_model
         self.levels = Levels(tiny)
-        setattr(self, "predictor" if kind == "Forge" else "model_sampling", self.levels)
+        setattr(self, "predictor" if kind in BY_BACKEND else "model_sampling", self.levels)
         self.controls = []
 
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
@@ -70,23 +76,22 @@ class Model:
         return input_shape[0] * input_shape[2] * input_shape[3]
 
 
-class UnetPatcher:
+class PatcherOfNeo:
+    """A UNet's patcher, with what Forge Neo has of it."""
+
     def __init__(self, model):
         self.model = model
         self.model_options = {"transformer_options": {}}
         self.controlnet_linked_list = None
 
     def clone(self):
-        n = UnetPatcher(self.model)
+        n = type(self)(self.model)
         n.model_options = copy.deepcopy(self.model_options)
         n.controlnet_linked_list = self.controlnet_linked_list
         return n
 
     def set_model_unet_function_wrapper(self, unet_wrapper_function):
         self.model_options["model_function_wrapper"] = unet_wrapper_function
-
-    def set_memory_peak_estimation_modifier(self, modifier):
-        self.model_options["memory_peak_estimation_modifier"] = modifier
 
     def memory_required(self, input_shape):
         return self.model.memory_required(input_shape=input_shape)
@@ -101,6 +106,11 @@ class UnetPatcher:
             results.append(pointer)
             pointer = pointer.previous_controlnet
         return results
+
+
+class UnetPatcher(PatcherOfNeo):
+    def set_memory_peak_estimation_modifier(self, modifier):
+        self.model_options["memory_peak_estimation_modifier"] = modifier
 
 
 class ForgeObjects:
@@ -142,14 +152,16 @@ def dress(tiny, kind):
         first_stage_model=tiny.first_stage_model,
         patcher=None,
         memory_used_decode=lambda shape, dtype: shape[2] * shape[3],
+        latent_channels=4,
     )
-    objects = ForgeObjects(UnetPatcher(Model(tiny, kind)), None, vae, None)
+    patcher = PatcherOfNeo if kind == "Forge Neo" else UnetPatcher
+    objects = ForgeObjects(patcher(Model(tiny, kind)), None, vae, None)
     tiny.forge_objects, tiny.forge_objects_original = objects, objects.shallow_copy()
     tiny.forge_objects_after_applying_lora = objects.shallow_copy()
-    if kind == "Forge" and tiny.is_sdxl:
+    if kind in BY_BACKEND and tiny.is_sdxl:
         tiny.embedder = type(tiny.conditioner.embedders[1])("one number")
     tiny.is_sd1, tiny.is_sd2 = not tiny.is_sdxl, False
-    if kind == "Forge":
+    if kind in BY_BACKEND:
         tiny.__class__ = hiding(type(tiny))
     return tiny
 
@@ -158,12 +170,13 @@ PACKAGES = {
     "reForge": ("ldm_patched", "ldm_patched.hooks"),
     "Forge Classic": ("ldm_patched",),
     "Forge": ("backend",),
+    "Forge Neo": ("backend",),
 }
 """By which they are told apart."""
 
 
 class Family:
-    """kind: reForge, Forge or Forge Classic. most_rows: how many chunks a call takes, as where memory is short.
+    """kind: reForge, Forge, Forge Classic or Forge Neo. most_rows: how many chunks a call takes, as where memory is short.
     prepared: the memory that each sampling was said to take. loaded: the models beside the UNet."""
 
     def __init__(self, kind):
@@ -211,6 +224,13 @@ class Family:
         callbacks = importlib.import_module("modules.script_callbacks")
         if shared.state.interrupted or shared.state.skipped:
             raise common.InterruptedException
+        p, info = guided.p, guided.p.refiner_checkpoint_info
+        if info not in (None, shared.sd_model.sd_checkpoint_info) and guided.step >= p.refiner_switch_at * p.steps:
+            with importlib.import_module("modules.sd_models").SkipWritingToConfig():
+                self.load(info=info)
+            p.setup_conds()
+            guided.update_inner_model()
+            cond, uncond = (guided.sampler.sampler_extra_args[key] for key in ("cond", "uncond"))
         by_timestep = not hasattr(guided.inner_model, "sigma_to_t")
         if by_timestep:
             acd = guided.inner_model.inner_model.alphas_cumprod
@@ -248,13 +268,39 @@ class Family:
         guided.step += 1
         return (x - after.x) / sigma[:, None, None, None] if by_timestep else after.x
 
+    def loading(self, sd_models):
+        """What of it the product may use to load a model."""
+        own = types.SimpleNamespace(forge_model_reload=self.load)
+        if self.kind == "Forge":
+            own.SkipWritingToConfig = sd_models.SkipWritingToConfig
+            own.reload_model_weights = lambda sd_model=None, info=None, forced_reload=False: None
+            own.apply_alpha_schedule_override = sd_models.apply_alpha_schedule_override
+        return own
+
+    def leave_out(self, host, monkeypatch):
+        """What Forge Neo has no more, and what it asks of a picture beside."""
+        for name in ("uni_pc_order", "uni_pc_variant", "uni_pc_skip_type", "pad_cond_uncond"):
+            monkeypatch.delitem(host.opts.data, name)
+        base = host.processing.StableDiffusionProcessing
+        saves = base.save_samples
+        monkeypatch.setattr(base, "save_samples", lambda p, *, is_video: saves(p))
+        monkeypatch.setitem(host.processing.SAVING, "is_video", False)
+
     def install(self, host, monkeypatch):
         own = PACKAGES[self.kind]
         for name in ("modules_forge", "modules_forge.forge_version", *own):
             module = types.ModuleType(name)
             module.__spec__, module.__path__ = importlib.machinery.ModuleSpec(name, None), []
-            module.version = "classic" if self.kind == "Forge Classic" else "2.0.1v1.10.1"
+            module.version = {"Forge Classic": "classic", "Forge Neo": "neo"}.get(self.kind, "2.0.1v1.10.1")
+            if self.kind == "Forge Neo":
+                module.release = "2.22"
             monkeypatch.setitem(sys.modules, name, module)
+        self.load = host.sd_models.reload_model_weights
+        refined = importlib.import_module("demofusion_lib.webui.refined")
+        if self.kind in BY_BACKEND:
+            monkeypatch.setattr(refined, "sd_models", self.loading(host.sd_models))
+        if self.kind == "Forge Neo":
+            self.leave_out(host, monkeypatch)
         forward = self.forward
         denoiser = host.sd_samplers_cfg_denoiser.CFGDenoiser
         monkeypatch.setattr(denoiser, "forward", lambda guided, *args, **kwargs: forward(guided, *args, **kwargs))

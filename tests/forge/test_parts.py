@@ -18,12 +18,12 @@ def test_a_model_that_tells_its_levels_by_its_predictor(host, as_forge, parts, v
     model = host.install(parameterization="v" if v else "eps")
     as_forge("Forge")
     bare = types.SimpleNamespace(forge_objects=model.forge_objects, first_stage_model=None)
-    bare.forge_objects.vae.first_stage_model.config = types.SimpleNamespace(scaling_factor=0.13)
+    bare.forge_objects.vae.first_stage_model.process_out = lambda latent: latent / 0.13 + 0.1
     assert torch.allclose(parts.alphas_of(bare), model.alphas_cumprod, rtol=1e-5)
     assert parts.is_v(bare) is v and parts.is_v(model) is v
     assert parts.unet_of(bare) is model.model.diffusion_model
     assert parts.vae_of(bare) is model.first_stage_model
-    assert parts.scale_of(bare) == 0.13
+    assert parts.scale_of(bare) == pytest.approx(0.13)
 
 
 def test_a_model_of_the_first_host(host, parts):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 SIZE = {"width": 64, "height": 64, "steps": 4}
-KINDS = ("reForge", "Forge")
+KINDS = ("reForge", "Forge", "Forge Neo")
 
 
 def both(host, as_forge, settings, kind="reForge", scripts=(), **fields):
@@ -93,6 +93,22 @@ def test_guidance_that_needs_the_prompt_first_says_so(host, as_forge):
     outcome = host.txt2img({"scale": 2, "guidance": "low-pass"}, **SIZE)
     assert "the webui has asked for the negative prompt before the prompt" in outcome.comments
     assert outcome.sizes == [(64, 64)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_base_model_draws_the_phases_after_a_refiner(host, as_forge, kind):
+    """Forge's `reload_model_weights` does nothing, and Neo has none."""
+    as_forge(kind)
+    models = {"base": host.model, "refiner": host.install("refiner.safetensors", accent=0.5)}
+    drawn = []
+    for name, model in models.items():
+        model.hooks.on_call = lambda n, name=name: drawn.append((len(host.witness.samplings), name))
+    fields = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5, "n_iter": 2}
+    outcome = host.txt2img({"scale": 3}, **{**SIZE, "width": 72}, **fields)
+    assert outcome.sizes == [(216, 192)] * 2 and not host.swallowed
+    assert set(drawn) == {(1, "base"), (1, "refiner"), (2, "base"), (3, "base")} | {
+        (4, "base"), (4, "refiner"), (5, "base"), (6, "base"),
+    }  # fmt: skip
 
 
 def test_off_is_the_hosts_own(host, as_forge):

@@ -169,6 +169,57 @@ def test_models_of_other_families_are_refused(host, reforge, said):
     assert not outcome.samplings
 
 
+@pytest.mark.parametrize("kind", ["reForge", "Forge", "Forge Neo"])
+def test_a_rectified_flow_is_refused(host, as_forge, monkeypatch, kind):
+    """SDXL models of that kind call themselves SDXL."""
+    as_forge(kind)
+    monkeypatch.setattr(
+        type(host.model.forge_objects.unet.model.levels), "noise_scaling",
+        lambda levels, sigma, noise, latent_image, max_denoise=False: sigma * noise + (1.0 - sigma) * latent_image,
+    )  # fmt: skip
+    outcome = host.run(host.generation({"scale": 2}, **SIZE))
+    assert "the model is a rectified flow, allowed: SD 1.x, SD 2.x and SDXL checkpoints" in str(outcome.error)
+    assert not outcome.samplings
+
+
+def test_forge_neo_is_told_by_its_name(host, as_forge):
+    hosts = importlib.import_module("demofusion_lib.webui.hosts")
+    as_forge("Forge")
+    assert hosts.host_name() == "Forge 2.0.1v1.10.1"
+    as_forge("Forge Neo")
+    assert hosts.host_name() == "Forge Neo 2.22"
+    del sys.modules["modules_forge.forge_version"].release  # older ones tell no number
+    assert hosts.host_name() == "Forge Neo"
+
+
+def test_an_sdxl_with_another_vae_is_refused(host, as_forge):
+    """Forge Neo's Mugen, which calls itself SDXL too."""
+    as_forge("Forge Neo")
+    host.model.forge_objects.vae.latent_channels = 32
+    outcome = host.run(host.generation({"scale": 2}, **SIZE))
+    assert "the model is a " in str(outcome.error) and "SDXL checkpoints" in str(outcome.error)
+
+
+def test_an_extension_that_answers_by_earlier_answers_is_left_out(host, as_forge):
+    """Spectrum: in a phase these are other windows' answers."""
+    as_forge("Forge Neo")
+    expected, answers, asked = host.txt2img({"scale": 2}, **SIZE), [], []
+
+    def wrapper(apply_model, args):
+        asked.append(args["input"].shape[-1])
+        answers.append(answers[-1] if len(answers) % 2 else apply_model(args["input"], args["timestep"], **args["c"]))
+        return answers[-1]
+
+    def patch(p, unet):
+        wrapper.__module__ = "lib_spectrum.forecaster"
+        if host.witness.samplings[1:]:
+            unet.set_model_unet_function_wrapper(wrapper)
+
+    outcome = host.txt2img({"scale": 2}, **SIZE, scripts=(patching(host, patch),))
+    assert np.array_equal(outcome.images[0], expected.images[0]) and not asked
+    assert "Spectrum draws in the base image only" in outcome.comments
+
+
 def test_samplers_that_the_family_adds_are_refused_by_name(host, reforge):
     """Whatever solver they run: they make schedules of their own."""
     common, sigmas = host.sd_samplers_common, host.sd_samplers_kdiffusion
@@ -204,6 +255,14 @@ def test_memory_that_another_extension_reckons_with_stays(host, reforge):
     scripts = (patching(host, lambda p, unet: unet.set_memory_peak_estimation_modifier(lambda shape: 77)),)
     host.txt2img({"scale": 2}, **SIZE, scripts=scripts)
     assert reforge.prepared == [77, 77]
+
+
+def test_memory_is_reckoned_by_windows_without_a_hook_of_the_patchers(host, as_forge):
+    """Forge Neo's asks its model alone."""
+    family = as_forge("Forge Neo")
+    host.txt2img({"scale": 4, "plan": "direct", "window_batch": 3}, **SIZE)
+    assert family.prepared == [2 * 8 * 8, 3 * 8 * 8]
+    assert "memory_required" not in vars(host.model.forge_objects.unet.model)
 
 
 def test_a_decode_is_reckoned_by_tiles(host, reforge):

@@ -75,11 +75,20 @@ class WebUI:
     @cached_property
     def is_forge(self) -> bool:
         """Whether it is one of Forge's family, by the version that it writes into its pictures."""
-        return self.is_classic or "Version: f" in self.draw(steps=1).infotexts[0]
+        return self.is_classic or self.is_neo or "Version: f" in self.version
 
     @cached_property
     def is_classic(self) -> bool:
-        return "Version: classic" in self.draw(steps=1).infotexts[0]
+        return "Version: classic" in self.version
+
+    @cached_property
+    def is_neo(self) -> bool:
+        return "Version: neo" in self.version
+
+    @cached_property
+    def version(self) -> str:
+        """The infotext that tells it."""
+        return self.draw(steps=1).infotexts[0]
 
     @cached_property
     def takes_infotexts(self) -> bool:

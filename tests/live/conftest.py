@@ -114,6 +114,8 @@ def options() -> Iterator[None]:
     """A known start; what the user had comes back at the end."""
     before = host().options()
     there = {name: value for name, value in OPTIONS.items() if name in before or name.startswith("demofusion")}
+    if host().is_neo:
+        there["show_progress_type"] = "RGB"  # its name for the cheap ones
     host().set_options(**there)
     yield
     # where an extension has loaded the API's models early, those of other extensions aren't listed

@@ -214,7 +214,7 @@ def refused(host, settings, page=False):
     return str(outcome.error or outcome.comments)
 
 
-ALLOWED = "allowed: AUTOMATIC1111's webui, reForge, Forge, Forge Classic"
+ALLOWED = "allowed: AUTOMATIC1111's webui, reForge, Forge, Forge Classic, Forge Neo"
 
 
 def test_a_fork_that_is_not_known_is_refused_by_name(host, older):

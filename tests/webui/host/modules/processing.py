@@ -31,6 +31,8 @@ from modules.shared import opts, state
 
 opt_C = 4
 opt_f = 8
+SAVING: dict = {}
+"""What a fork of the webui asks `save_samples` beside."""
 
 
 def create_binary_mask(image, round=True):
@@ -429,7 +431,7 @@ def _draw_batch(p, n, infotexts, output_images):
     state.nextjob()
     if p.scripts is not None:
         p.scripts.postprocess_batch(p, pixels, batch_number=n)
-    save_samples = p.save_samples()
+    save_samples = p.save_samples(**SAVING)
     for i, plane in enumerate(pixels):
         p.batch_index = i
         image = Image.fromarray((255.0 * np.moveaxis(plane.cpu().numpy(), 0, 2)).astype(np.uint8))
