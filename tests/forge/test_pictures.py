@@ -111,6 +111,28 @@ def test_the_base_model_draws_the_phases_after_a_refiner(host, as_forge, kind):
     }  # fmt: skip
 
 
+def test_a_refiners_weights_in_place_are_taken_out(host, as_forge, monkeypatch):
+    """Forge Neo's option: by its own script, before a phase is drawn; it says where there is none."""
+    as_forge("Forge Neo")
+    common, refined = host.sd_samplers_common, []
+
+    class ScriptRefiner(host.scripts.Script):
+        def show(self, is_img2img):
+            return host.scripts.AlwaysVisible
+
+        def postprocess(self, p, processed, *args):
+            if common.ORIGINAL_CHECKPOINT:
+                refined.append(len(host.witness.samplings))
+            common.ORIGINAL_CHECKPOINT = None
+
+    monkeypatch.setattr(common, "ORIGINAL_CHECKPOINT", "base.safetensors", raising=False)
+    assert host.txt2img({"scale": 2}, **SIZE, scripts=(ScriptRefiner(),)).sizes == [(128, 128)]
+    assert refined == [1]
+    common.ORIGINAL_CHECKPOINT = "base.safetensors"
+    outcome = host.run(host.generation({"scale": 2}, **SIZE))
+    assert "a refiner's weights are left" in f"{outcome.error}{outcome.comments}"
+
+
 def test_off_is_the_hosts_own(host, as_forge):
     first, family, _ = both(host, as_forge, None)
     assert np.array_equal(first.images[0], family.images[0])
