@@ -109,18 +109,15 @@ def remove_loras(p: Any, names: list[str]) -> list[str]:
 def installed(name: str, word: str) -> Iterator[None]:
     """While they lie in the webui's folders."""
     options = shared.cmd_opts
-    places = (
-        (options.lora_dir, f"{name}.safetensors"),
-        (getattr(options, "hypernetwork_dir", ""), f"{name}.pt"),
-        (options.embeddings_dir, f"{word}.pt"),
-    )
+    places = [(options.lora_dir, f"{name}.safetensors")]
+    if not is_forge():
+        places += [(options.hypernetwork_dir, f"{name}.pt"), (options.embeddings_dir, f"{word}.pt")]
     files = [os.path.join(*place) for place in places]
     try:
         for file in files:
             os.makedirs(os.path.dirname(file), exist_ok=True)
         save_file(lora(), files[0])
         if is_forge():
-            files = files[:1]
             reload()
             yield
             return
