@@ -56,7 +56,8 @@ def scale_of(model: Any) -> float:
 
 def is_flow(model: Any) -> bool:
     """Whether noise takes the picture's place by degrees (rectified flow), where all our arithmetic has it added."""
-    if of_forge(model) is None:
+    scaling = None if of_forge(model) is None else getattr(levels_of(model), "noise_scaling", None)
+    if scaling is None:  # Forge Classic knows no such models
         return False
     half, one = torch.full((1,), 0.5), torch.ones(1, 1, 1, 1)
-    return float(levels_of(model).noise_scaling(half, one, one)) < 1.25
+    return float(scaling(half, one, one)) < 1.25

@@ -53,13 +53,19 @@ class Levels:
         return model_input - model_output * sigma
 
 
+class LevelsOfClassic(Levels):
+    """Without what others scale noise by."""
+
+    noise_scaling = property()
+
+
 class Model:
     """The UNet with its levels, reForge's and Classic's `BaseModel`, Forge's `KModel`."""
 
     def __init__(self, tiny, kind):
         self.tiny = tiny
         self.diffusion_model = tiny.model.diffusion_model
-        self.levels = Levels(tiny)
+        self.levels = (LevelsOfClassic if kind == "Forge Classic" else Levels)(tiny)
         setattr(self, "predictor" if kind in BY_BACKEND else "model_sampling", self.levels)
         self.controls = []
 

@@ -25,10 +25,6 @@ def test_it_draws_what_the_first_host_draws(host, as_forge, fields):
     alike(*both(host, as_forge, {"scale": 2}, KIND, **fields)[:2])
 
 
-def rows(host, samplings):
-    return [sum(call.rows for call in sampling.calls) for sampling in samplings]
-
-
 @pytest.mark.parametrize(("share", "alone"), [(0.0, 1), (0.5, 3), (-1.0, 0)])
 def test_phases_are_guided_from_the_first_evaluation(host, as_forge, share, alone):
     """Where its setting is 0, which says so; where a user has set it, it is heeded in the phases too."""
