@@ -79,7 +79,8 @@ class Model:
         self.log_sigmas = sigmas.double().log()
         self.is_v = predicts_v()
         texts = [
-            prompt_parser.SdConditioning([text], is_negative_prompt=i > 0) for i, text in enumerate((prompt, negative))
+            prompt_parser.SdConditioning([text], is_negative_prompt=i > 0, width=PX, height=PX)
+            for i, text in enumerate((prompt, negative))  # Forge Classic's SDXL wants sizes, which are not read here
         ]
         conds = [model.get_learned_conditioning(text) for text in texts]
         self.context = torch.cat([cond["crossattn"] if model.is_sdxl else cond for cond in conds])
