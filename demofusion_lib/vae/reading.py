@@ -222,6 +222,8 @@ class _Reader:
         name = self.name(module)
         if _is_plain(module, nn.Linear):
             return Conv(module.weight[:, :, None, None], module.bias)
+        if type(module).__module__ in CASTING and not _casts_nothing(module):
+            raise Unreadable("the webui moves or casts its weights layer by layer")
         if not _is_plain(module, nn.Conv2d) or type(module)._conv_forward is not nn.Conv2d._conv_forward:
             raise Unreadable(f"{name} is a {type(module).__name__}, readable: Conv2d")
         size, padding = module.kernel_size[0], module.padding

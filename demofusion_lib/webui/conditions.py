@@ -47,7 +47,8 @@ class CropCorner:
     @classmethod
     def of(cls, sd_model: Any, origin_px: tuple[int, int]) -> CropCorner | None:
         """None for a model without a crop corner. `origin_px` is the `(top, left)` that the host tells it of the image."""
-        if getattr(sd_model, "is_sdxl", False) and hasattr(sd_model, "embedder"):
+        # the first host has one of its own where it moves models about (--medvram), which is None
+        if getattr(sd_model, "is_sdxl", False) and getattr(sd_model, "embedder", None) is not None:
             return cls.of_embedder(sd_model, origin_px)
         embedders = list(getattr(getattr(sd_model, "conditioner", None), "embedders", ()))
         keys = [getattr(embedder, "input_key", None) for embedder in embedders]

@@ -132,8 +132,11 @@ class TestSdxl:
                     yield patch, evaluation.x[0], numbers
 
     @pytest.mark.parametrize("crop", [(0, 0), (16, 40)])
-    def test_crop_corner_of_each_window(self, host, looking, crop):
-        host.install(sdxl=True)
+    @pytest.mark.parametrize("moving", [False, True])
+    def test_crop_corner_of_each_window(self, host, looking, crop, moving):
+        model = host.install(sdxl=True)
+        if moving:  # as --medvram and --lowvram leave it
+            model.embedder = None
         host.opts.sdxl_crop_top, host.opts.sdxl_crop_left = crop
         outcome = host.txt2img({"scale": 3, "blur": 0}, **self.fields)
         for phase, dilation in enumerate((2, 3)):
