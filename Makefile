@@ -7,9 +7,11 @@ LATEST := .venv-latest
 
 .PHONY: test test-latest install-check lint live ui demo demo-exact toy hint hints guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
 
-# a process a core, a file at a time: two pools of threads on the same cores would slow each other down
+# a process a core and one more, as some of them wait for a page or another process; a file at a time.
+# One thread each: two pools of threads on the same cores would slow each other down
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
 test: $(VENV)/ready $(VENV)/browser
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests --ignore=tests/live -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests --ignore=tests/live -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -57,8 +57,10 @@ def test_nothing_is_evaluated_twice_or_for_nothing(sampler: str, models: dict[st
     assert windows_left_out.evaluations == 4 * EVALUATIONS[sampler]
 
 
-@pytest.mark.parametrize("name", ["sd", "sd-v", "sdxl"])
-@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "UniPC"])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [("sd", "Euler a"), ("sd-v", "Euler a"), ("sdxl", "Euler a"), ("sd-v", "DPM++ SDE"), ("sdxl", "UniPC")],
+)
 def test_a_batch_draws_what_single_runs_draw(name: str, sampler: str, models: dict[str, Model]) -> None:
     two = replace(order(sampler), prompts=["a red disc", "blue fog"], seeds=[7, 8], guidance=3.0)
     together = draw(models[name], two)[-1].latent
