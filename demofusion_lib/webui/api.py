@@ -212,7 +212,12 @@ def pasted(asked: Any, tab: Tab) -> dict[int, Any]:
     from modules.api.api import Api
 
     mentioned: dict[int, Any] = {}
-    Api.apply_infotext(None, asked, tab.name, script_runner=runner(tab), mentioned_script_args=mentioned)
+    try:
+        Api.apply_infotext(None, asked, tab.name, script_runner=runner(tab), mentioned_script_args=mentioned)
+    except TypeError:
+        # Forge asks whether a value is a `list[str]`, which nothing can be asked; what a request has set it leaves alone
+        asked.styles = asked.styles
+        Api.apply_infotext(None, asked, tab.name, script_runner=runner(tab), mentioned_script_args=mentioned)
     return mentioned
 
 

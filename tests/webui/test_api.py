@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import sys
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -455,3 +456,24 @@ def test_the_pages_examples_of_the_routes(client):
             same = ("phases", "evaluations", "times_base", "images", "exact", "family")
             assert {key: told[key] for key in same} == {key: example[key] for key in same}
             assert told["line"].rpartition(" · ")[0] == example["line"].rpartition(" · ")[0]
+
+
+def test_an_infotext_where_the_webui_fails_at_fields_that_are_lists(client, monkeypatch):
+    """As Forge does, unless the request has set them."""
+    models = importlib.import_module("modules.api.models")
+
+    class Asked(models.StableDiffusionTxt2ImgProcessingAPI):
+        styles: list[str] | None = None
+
+    class Api:
+        def apply_infotext(self, asked, tabname, *, script_runner=None, mentioned_script_args=None):
+            asked.width = 192
+            if "styles" not in asked.dict(exclude_unset=True):
+                isinstance([], list[str])
+            asked.steps = 3
+
+    monkeypatch.setattr(models, "StableDiffusionTxt2ImgProcessingAPI", Asked)
+    monkeypatch.setitem(sys.modules, "modules.api.api", SimpleNamespace(Api=Api))
+    fields = {**BODY, "alwayson_scripts": {"DemoFusion Hires": {"args": [{"enabled": True, "scale": 2}]}}}
+    told = client.post(PLAN, json={**fields, "infotext": "read"}).json()
+    assert told == client.post(PLAN, json={**fields, "width": 192, "steps": 3}).json()
