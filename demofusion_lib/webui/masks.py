@@ -287,7 +287,8 @@ def is_sdxl_inpaint(sd_model: Any) -> bool:
 def is_inpainting(sd_model: Any) -> bool:
     """Whether the model was trained to be told of a mask."""
     key = getattr(getattr(sd_model, "model", None), "conditioning_key", None)
-    return key in ("hybrid", "concat") or is_sdxl_inpaint(sd_model)
+    # Forge and Forge Neo know it by themselves
+    return key in ("hybrid", "concat") or bool(getattr(sd_model, "is_inpaint", False)) or is_sdxl_inpaint(sd_model)
 
 
 def pasted(p: Any, image: Image.Image, number: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Masks on img2img: what is drawn of a picture, and what of it stays, in every phase and in the result."""
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -396,3 +397,18 @@ def test_an_inpainting_model_is_told_of_the_mask_in_every_phase(host, vae, weigh
         for evaluation in sampling.evaluations:
             for row in evaluation.image_cond:
                 assert torch.equal(row[0], shares[::8, ::8]) and torch.allclose(row[1:], coded[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"model": SimpleNamespace(conditioning_key="hybrid")}, True),  # AUTOMATIC1111's, reForge
+        ({"model": SimpleNamespace(conditioning_key="crossattn")}, False),
+        ({"model": SimpleNamespace(conditioning_key="crossattn"), "is_sdxl_inpaint": True}, True),
+        ({"is_inpaint": True}, True),  # Forge, whose models have no `model`
+        ({"is_inpaint": False}, False),
+    ],
+)
+def test_which_models_are_told_of_the_mask(host, model, told):
+    masks = importlib.import_module("demofusion_lib.webui.masks")
+    assert masks.is_inpainting(SimpleNamespace(**model)) is told
