@@ -7,11 +7,12 @@ LATEST := .venv-latest
 
 .PHONY: test test-latest install-check lint live ui demo demo-exact toy hint hints guidance quality table memory bench bench-gpu bench-host bench-beside bench-ranks clean
 
-# a process a core and one more, as some of them wait for a page or another process; a file at a time.
+# a process a core and one more, as some of them wait for a page or another process; a file at a time, in the order of their
+# names: by how many tests they have, the files of a few long ones would come last, and be waited for by one.
 # One thread each: two pools of threads on the same cores would slow each other down
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
 test: $(VENV)/ready $(VENV)/browser
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests --ignore=tests/live -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests --ignore=tests/live -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
