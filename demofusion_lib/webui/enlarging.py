@@ -32,11 +32,16 @@ class Coder:
     """mode: the setting `vae`. tell: given what a user should know."""
 
     def __init__(self, p: Any, mode: str, tell: Callable[[str], None], progress: Progress | Still):
-        self.model = p.sd_model
+        self.p = p
         self.mode = mode
         self.folder = folder_of(p)
         self.tell = tell
         self.progress = progress
+
+    @property
+    def model(self) -> Any:
+        """After a refiner reForge loads the base model anew, as another object."""
+        return self.p.sd_model
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """`(1, 4, h, w)` to `(1, 3, 8h, 8w)` in [-1, 1]."""

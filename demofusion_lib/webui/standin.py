@@ -20,6 +20,8 @@ from .parts import alphas_of, is_v, of_forge
 def loaded() -> Any:
     """The model that the host holds, None where it has loaded none yet. `shared.sd_model` would load it."""
     model = sd_models.model_data.sd_model
+    if isinstance(model, torch.nn.Module) and vars(model).get("_buffers") is None:
+        return None  # reForge takes it apart, piece by piece, before it loads another
     return None if hasattr(model, "chunk_length") and of_forge(model) is None else model  # Forge's stands for none
 
 

@@ -61,3 +61,24 @@ def test_a_schedule_that_begins_late_ends_between_whole_timesteps(host):
     )  # fmt: skip
     ours, first = (families.Shortened(base, 601.0, 601 / 3).get_sigmas(3) for base in (linker, theirs))
     assert torch.allclose(ours, first, rtol=1e-6)
+
+
+def test_the_pictures_between_phases_are_coded_by_the_model_that_is_loaded(host):
+    """After a refiner reForge's base model is another object, and the one before has been taken apart."""
+    enlarging = importlib.import_module("demofusion_lib.webui.enlarging")
+    p = types.SimpleNamespace(sd_model=object(), outpath_samples="", do_not_save_samples=True)
+    coder = enlarging.Coder(p, "host", lambda text: None, enlarging.Still())
+    p.sd_model = object()
+    assert coder.model is p.sd_model
+
+
+def test_a_model_that_is_being_taken_apart_is_not_loaded(host, monkeypatch):
+    """As reForge leaves it for a while, in another thread than the API's."""
+    standin = importlib.import_module("demofusion_lib.webui.standin")
+    model = host.install()
+    assert standin.loaded() is model
+    apart = torch.nn.Module()
+    vars(apart)["_buffers"] = None
+    sd_models = importlib.import_module("modules.sd_models")
+    monkeypatch.setattr(sd_models, "model_data", types.SimpleNamespace(sd_model=apart))
+    assert standin.loaded() is None
